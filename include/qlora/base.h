@@ -1,0 +1,76 @@
+/* Status, errors, element types and worker threads: what every other header builds on. */
+#ifndef QLORA_BASE_H
+#define QLORA_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QL_API __attribute__((visibility("default")))
+
+typedef enum ql_status {
+    QL_OK = 0,
+    QL_ERR_ARG,         /* an argument or option is out of range */
+    QL_ERR_SHAPE,       /* shapes disagree, are empty or overflow */
+    QL_ERR_VALUE,       /* NaN or infinity where a number is needed */
+    QL_ERR_MEMORY,      /* out of memory */
+    QL_ERR_IO,          /* the operating system refused a file operation */
+    QL_ERR_FORMAT,      /* a file is damaged or is not what it says */
+    QL_ERR_UNSUPPORTED, /* a valid input that this library does not handle */
+} ql_status;
+
+/* Where a failing call explains itself. Zeroed is valid; a NULL pointer is accepted everywhere. */
+typedef struct ql_error {
+    ql_status status;
+    char message[1024]; /* one line, UTF-8, no trailing newline */
+} ql_error;
+
+/* A short English name of the status, for example "format". Never NULL. */
+QL_API const char *ql_status_name(ql_status status);
+
+/* Element types of arrays in memory and of tensors in files. */
+typedef enum ql_dtype { QL_F32, QL_F16, QL_BF16, QL_I8, QL_U8, QL_I32, QL_I64, QL_F64, QL_BOOL, QL_U32 } ql_dtype;
+
+QL_API size_t ql_dtype_size(ql_dtype type);      /* bytes an element */
+QL_API const char *ql_dtype_name(ql_dtype type); /* "F32", "BF16", ... as safetensors writes them */
+
+/* One piece of parallel work: index is in [0, count), worker in [0, threads). */
+typedef void ql_task(void *ctx, size_t index, size_t worker);
+
+/* Runs task(ctx, i, worker) once for every i in [0, count) and returns when all are done. No two
+ * calls that run at the same time may share a worker number. */
+typedef void ql_parallel_for(void *self, size_t count, ql_task *task, void *ctx);
+
+/* Threads and their scratch memory. One caller at a time: it is not itself thread-safe. */
+typedef struct ql_workers ql_workers;
+
+/* OpenMP threads; 0 means one for each CPU that this process may run on. The caller owns *out. */
+QL_API ql_status ql_workers_create(ql_workers **out, size_t threads, ql_error *err);
+
+/* The caller's own threads: run(self, ...) is used for all parallel work. */
+QL_API ql_status ql_workers_adopt(ql_workers **out, size_t threads, ql_parallel_for *run, void *self, ql_error *err);
+
+/* Scratch bytes that an operation needs: once for all threads, and once for each. */
+typedef struct ql_scratch {
+    size_t shared, worker;
+} ql_scratch;
+
+/* Grows the scratch memory to hold at least `need`. Call it while planning, never inside a step. */
+QL_API ql_status ql_workers_reserve(ql_workers *workers, ql_scratch need, ql_error *err);
+
+QL_API size_t ql_workers_count(const ql_workers *workers);
+QL_API size_t ql_workers_bytes(const ql_workers *workers); /* scratch bytes held */
+QL_API void ql_workers_destroy(ql_workers *workers);       /* NULL is fine */
+
+/* The instruction-set features this process may use, as text ("avx512 avx512-vnni ..."), after the
+ * cap of the environment variable QLORA_ISA (scalar, avx2, avx512, avx512-bf16, amx). */
+QL_API const char *ql_cpu_describe(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

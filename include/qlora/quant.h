@@ -1,0 +1,115 @@
+/* Frozen weights in block formats, and the two products of a linear layer taken straight from them.
+ *
+ * Callers need not know how the codes are laid out: a weight is packed once, and the same copy
+ * serves y = x W^T, dx = dy W and decoding. Nothing here opens a file. */
+#ifndef QLORA_QUANT_H
+#define QLORA_QUANT_H
+
+#include "qlora/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How one element is coded. */
+typedef enum ql_code {
+    QL_CODE_F32,  /* dense: as they are, no quantization ("none") */
+    QL_CODE_F16,  /* dense fp16 */
+    QL_CODE_BF16, /* dense bf16 */
+    QL_CODE_INT8, /* signed 8-bit integers, symmetric */
+    QL_CODE_INT4, /* signed 4-bit integers, symmetric */
+    QL_CODE_NF4,  /* 4-bit NormalFloat (Dettmers et al. 2023), bitsandbytes' table */
+    QL_CODE_FP4,  /* 4-bit float, bitsandbytes' table */
+} ql_code;
+
+/* How the scale of a group is stored. */
+typedef enum ql_scale {
+    QL_SCALE_NONE,       /* dense codes have none */
+    QL_SCALE_F16,        /* one fp16 a group */
+    QL_SCALE_DQ,         /* double quantization: an unsigned 8-bit code a group, and for each 256
+                            groups (of the row-major [n][groups] array) an fp16 step and offset:
+                            scale = fma(code, step, offset) in fp32 */
+    QL_SCALE_F32,        /* bitsandbytes: one fp32 absmax a group */
+    QL_SCALE_BNB_NESTED, /* bitsandbytes' nested quantization: map[code] * absmax2 + offset */
+} ql_scale;
+
+/* A weight format. Groups run along k; a row may end in a partial group. With `flat` they run over
+ * the row-major matrix and cross row ends, as bitsandbytes' blocks do. */
+typedef struct ql_format {
+    ql_code code;
+    ql_scale scale;
+    uint32_t group; /* elements that share a scale: 32, 64, 128, 256 (bitsandbytes: 32..4096) */
+    bool flat;
+} ql_format;
+
+/* NF4, groups of 64, double quantization. */
+QL_API ql_format ql_format_default(void);
+
+/* "nf4", "fp4", "int4", "int8" with group and double_quant, or "none"/"f32", "f16", "bf16".
+ * QL_ERR_ARG names the formats there are. */
+QL_API ql_status ql_format_parse(ql_format *out, const char *name, uint32_t group, bool double_quant, ql_error *err);
+
+/* Writes a name such as "nf4 g64 dq" into text; returns text. */
+QL_API const char *ql_format_describe(ql_format format, char text[48]);
+
+/* The bytes that a weight W[n][k] holds, by class; exact: ql_weight_bytes() of the real one agrees. */
+typedef struct ql_weight_size {
+    size_t codes, scales; /* bytes; scales include the double-quantization constants */
+} ql_weight_size;
+QL_API ql_status ql_format_size(ql_weight_size *out, ql_format format, size_t n, size_t k, ql_error *err);
+
+/* A frozen weight W[n][k]. Immutable, so threads may share it. */
+typedef struct ql_weight ql_weight;
+
+/* Quantizes src[n][k], rows ld elements of `type` (F32, F16, BF16) apart, threaded. `name` is used
+ * in messages. The caller owns *out; NULL on error. QL_ERR_VALUE names the row and column of a NaN
+ * or an infinity. workers may be NULL (one thread). */
+QL_API ql_status ql_weight_quantize(ql_weight **out, ql_format format, const char *name, const void *src,
+                                    ql_dtype type, size_t ld, size_t n, size_t k, ql_workers *workers, ql_error *err);
+
+/* A dense weight that borrows src (contiguous, aligned to its type) instead of copying: src must
+ * outlive it. It owns no bytes. Not checked for NaN. */
+QL_API ql_status ql_weight_borrow(ql_weight **out, const void *src, ql_dtype type, size_t n, size_t k, ql_error *err);
+
+/* A 4-bit weight as bitsandbytes stores it: packed nibbles (first element in the high one), flattened
+ * row-major, fp32 absmax a block, or nested: 8-bit codes of absmax with absmax2 a nested_block, a
+ * 256-entry map and an offset. Values are bit for bit what bitsandbytes dequantizes. */
+typedef struct ql_bnb_source {
+    ql_code code; /* QL_CODE_NF4 or QL_CODE_FP4 */
+    uint32_t block, nested_block; /* nested_block 0: not nested */
+    const uint8_t *packed;        /* (n*k + 1) / 2 bytes */
+    const float *absmax;          /* [blocks], not nested */
+    const uint8_t *absmax_codes;  /* [blocks], nested */
+    const float *absmax2;         /* [ceil(blocks / nested_block)] */
+    const float *map;             /* [256] */
+    float offset;
+} ql_bnb_source;
+QL_API ql_status ql_weight_from_bnb(ql_weight **out, const char *name, const ql_bnb_source *src, size_t n, size_t k,
+                                    ql_error *err);
+
+QL_API size_t ql_weight_rows(const ql_weight *w); /* n: outputs */
+QL_API size_t ql_weight_cols(const ql_weight *w); /* k: inputs */
+QL_API ql_format ql_weight_format(const ql_weight *w);
+QL_API size_t ql_weight_bytes(const ql_weight *w); /* bytes it owns, codes and scales */
+QL_API const char *ql_weight_kernel(const ql_weight *w); /* the kernel that multiplies it */
+QL_API void ql_weight_destroy(ql_weight *w);       /* NULL is fine */
+
+/* dst[rows][k] = rows [row, row + rows) of W in fp32, ld floats apart. */
+QL_API void ql_weight_dequantize(const ql_weight *w, size_t row, size_t rows, float *dst, size_t ld);
+
+/* Scratch that the two products below need for up to m tokens; reserve it before calling them. */
+QL_API ql_scratch ql_matmul_scratch(const ql_weight *w, size_t m, size_t threads);
+
+/* y[m][n] = x[m][k] W^T, or y += with `add`. ldx, ldy: floats between rows. x and y do not overlap.
+ * The result does not depend on the number of threads. */
+QL_API void ql_matmul(const ql_weight *w, size_t m, const float *x, size_t ldx, float *y, size_t ldy, bool add,
+                      ql_workers *workers);
+
+/* dx[m][k] = dy[m][n] W, or dx += with `add`. */
+QL_API void ql_matmul_t(const ql_weight *w, size_t m, const float *dy, size_t lddy, float *dx, size_t lddx, bool add,
+                        ql_workers *workers);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

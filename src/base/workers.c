@@ -1,0 +1,133 @@
+#define _GNU_SOURCE
+#include "base/workers.h"
+
+#include <omp.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include "base/arena.h"
+#include "base/error.h"
+
+enum { MAX_THREADS = 1024 };
+
+struct ql_workers {
+    size_t threads;
+    ql_parallel_for *run;
+    void *self;
+    ql_scratch size;
+    char *memory; /* shared part, then one part a worker */
+};
+
+static size_t usable_cpus(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int count = CPU_COUNT(&set);
+    return count > 0 ? (size_t)count : 1;
+}
+
+static void run_openmp(void *self, size_t count, ql_task *task, void *ctx)
+{
+    ql_workers *workers = self;
+    size_t threads = workers->threads < count ? workers->threads : count;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (size_t i = 0; i < count; i++)
+        task(ctx, i, (size_t)omp_get_thread_num());
+}
+
+static ql_status make(ql_workers **out, size_t threads, ql_parallel_for *run, void *self, ql_error *err)
+{
+    *out = NULL;
+    if (threads > MAX_THREADS)
+        return ql_fail(err, QL_ERR_ARG, "threads: %zu is more than %d", threads, MAX_THREADS);
+    ql_workers *workers = calloc(1, sizeof *workers);
+    if (!workers)
+        return ql_fail(err, QL_ERR_MEMORY, "workers: out of memory");
+    workers->threads = threads;
+    workers->run = run;
+    workers->self = self ? self : workers;
+    *out = workers;
+    return QL_OK;
+}
+
+ql_status ql_workers_create(ql_workers **out, size_t threads, ql_error *err)
+{
+    return make(out, threads ? threads : usable_cpus(), run_openmp, NULL, err);
+}
+
+ql_status ql_workers_adopt(ql_workers **out, size_t threads, ql_parallel_for *run, void *self, ql_error *err)
+{
+    if (!run || !threads) {
+        *out = NULL;
+        return ql_fail(err, QL_ERR_ARG, "workers: a parallel-for of the caller's needs a function and its threads");
+    }
+    return make(out, threads, run, self, err);
+}
+
+static size_t round_up(size_t bytes)
+{
+    /* Odd multiples of a line keep the workers' parts from aliasing in the cache. */
+    size_t lines = (bytes + QL_ALIGN - 1) / QL_ALIGN;
+    return (lines | 1) * QL_ALIGN;
+}
+
+ql_status ql_workers_reserve(ql_workers *workers, ql_scratch need, ql_error *err)
+{
+    if (ql_scratch_fits(workers, need))
+        return QL_OK;
+    ql_scratch size = ql_scratch_max(workers->size, need);
+    size.shared = round_up(size.shared);
+    size.worker = round_up(size.worker);
+    char *memory = ql_alloc(size.shared + size.worker * workers->threads);
+    if (!memory)
+        return ql_fail(err, QL_ERR_MEMORY, "scratch memory: %zu bytes for %zu threads are not to be had",
+                       size.shared + size.worker * workers->threads, workers->threads);
+    free(workers->memory);
+    workers->memory = memory;
+    workers->size = size;
+    return QL_OK;
+}
+
+void ql_parallel(ql_workers *workers, size_t count, ql_task *task, void *ctx)
+{
+    if (workers && workers->threads > 1 && count > 1) {
+        workers->run(workers->self, count, task, ctx);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        task(ctx, i, 0);
+}
+
+bool ql_scratch_fits(const ql_workers *workers, ql_scratch need)
+{
+    return need.shared <= workers->size.shared && need.worker <= workers->size.worker;
+}
+
+void *ql_shared_scratch(ql_workers *workers)
+{
+    return workers->memory;
+}
+
+void *ql_worker_scratch(ql_workers *workers, size_t worker)
+{
+    return workers->memory + workers->size.shared + workers->size.worker * worker;
+}
+
+size_t ql_workers_count(const ql_workers *workers)
+{
+    return workers ? workers->threads : 1;
+}
+
+size_t ql_workers_bytes(const ql_workers *workers)
+{
+    return workers && workers->memory ? workers->size.shared + workers->size.worker * workers->threads : 0;
+}
+
+void ql_workers_destroy(ql_workers *workers)
+{
+    if (!workers)
+        return;
+    free(workers->memory);
+    free(workers);
+}
