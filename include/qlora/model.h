@@ -1,0 +1,124 @@
+/* Decoder-only transformers (Llama, Qwen2/2.5, Qwen3) over frozen quantized weights and LoRA adapters.
+ *
+ * Callers need not know about blocks, activations or caches: they open a model, attach adapters, and
+ * evaluate, generate (here) or train (train.h). */
+#ifndef QLORA_MODEL_H
+#define QLORA_MODEL_H
+
+#include "qlora/base.h"
+#include "qlora/lora.h"
+#include "qlora/quant.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum ql_arch { QL_ARCH_LLAMA, QL_ARCH_QWEN2, QL_ARCH_QWEN3 } ql_arch;
+
+/* The shape of a model, in elements. Named as in Hugging Face's config.json. */
+typedef struct ql_model_config {
+    ql_arch arch;
+    size_t vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, max_positions;
+    double rms_norm_eps, rope_theta;
+    struct { /* Llama-3 RoPE scaling; factor 0: none */
+        double factor, low_freq_factor, high_freq_factor;
+        size_t original_max_positions;
+    } rope_scaling;
+    bool tied;     /* the LM head is the embedding */
+    bool qkv_bias; /* q, k and v have biases */
+    bool o_bias, mlp_bias;
+    bool qk_norm; /* RMSNorm on each head of q and k (Qwen3) */
+} ql_model_config;
+
+/* "llama", "qwen2", "qwen3". */
+QL_API const char *ql_arch_name(ql_arch arch);
+
+/* Reads DIR/config.json (or the file itself). QL_ERR_UNSUPPORTED names an architecture or feature that
+ * is not handled, QL_ERR_FORMAT a missing or absurd value. */
+QL_API ql_status ql_model_config_read(ql_model_config *out, const char *path, ql_error *err);
+
+/* Parameters of the whole model, embeddings once when tied. */
+QL_API size_t ql_model_config_parameters(const ql_model_config *config);
+
+/* The linear layers of a block that carry quantized weights and may carry adapters. */
+typedef enum ql_module { QL_Q, QL_K, QL_V, QL_O, QL_GATE, QL_UP, QL_DOWN, QL_MODULES } ql_module;
+QL_API const char *ql_module_name(ql_module module); /* "q_proj", ... "down_proj" */
+QL_API size_t ql_module_inputs(const ql_model_config *config, ql_module module);
+QL_API size_t ql_module_outputs(const ql_model_config *config, ql_module module);
+
+/* A set of modules: bit i is module i. "all-linear", or names joined by commas. QL_ERR_ARG names the rest. */
+QL_API ql_status ql_modules_parse(unsigned *out, const char *names, ql_error *err);
+enum { QL_ALL_LINEAR = (1u << QL_MODULES) - 1 };
+
+typedef struct ql_model ql_model;
+
+/* Opens a Hugging Face folder (config.json, safetensors in one file or shards). The linear layers of the
+ * blocks are quantized to `format` tensor by tensor while reading; a dense F32 format ("none") borrows
+ * them as stored. Embeddings and LM head stay as stored, mapped. The caller owns *out. */
+QL_API ql_status ql_model_open(ql_model **out, const char *dir, ql_format format, ql_workers *workers, ql_error *err);
+
+/* A model of that shape with seeded random weights (BF16, normal, 0.02), for benchmarks and tests. */
+QL_API ql_status ql_model_random(ql_model **out, const ql_model_config *config, ql_format format, uint64_t seed,
+                                 ql_workers *workers, ql_error *err);
+
+QL_API const ql_model_config *ql_model_shape(const ql_model *model);
+QL_API ql_format ql_model_format(const ql_model *model);
+QL_API void ql_model_destroy(ql_model *model); /* NULL is fine */
+
+/* Bytes by class, as held. */
+typedef struct ql_model_bytes {
+    size_t codes, scales; /* of the quantized linear layers */
+    size_t dense;         /* norms, biases, and dense weights that are not mapped */
+    size_t mapped;        /* borrowed from the mapped files: embeddings, LM head, unquantized layers */
+} ql_model_bytes;
+QL_API ql_model_bytes ql_model_memory(const ql_model *model);
+
+/* Attaches fresh adapters (B = 0, A seeded) of equal rank to `modules` of every block. One set a model. */
+typedef struct ql_lora_options {
+    size_t rank;      /* 8 */
+    double alpha;     /* 16 */
+    bool use_rslora;  /* alpha / sqrt(r) instead of alpha / r */
+    double dropout;   /* 0 */
+    unsigned modules; /* QL_ALL_LINEAR */
+    uint64_t seed;
+} ql_lora_options;
+QL_API ql_lora_options ql_lora_options_defaults(void);
+QL_API ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_error *err);
+
+/* Loads a PEFT adapter folder; `trainable` keeps fp32 masters and gradients to go on training. */
+QL_API ql_status ql_model_load_adapter(ql_model *model, const char *dir, bool trainable, ql_error *err);
+
+/* Writes adapter_config.json and adapter_model.safetensors as PEFT does, atomically. base_name goes to
+ * base_model_name_or_path. */
+QL_API ql_status ql_model_save_adapter(const ql_model *model, const char *dir, const char *base_name, ql_error *err);
+
+/* Trainable parameters: 0 without adapters. */
+QL_API size_t ql_model_adapter_parameters(const ql_model *model);
+
+/* Text generation with a key/value cache of `max_tokens` positions (fp32). The model must outlive it. */
+typedef struct ql_generator ql_generator;
+QL_API ql_status ql_generator_create(ql_generator **out, const ql_model *model, size_t max_tokens, ql_workers *workers,
+                                     ql_error *err);
+
+/* Appends ids[count] and returns the logits[vocab] of the last one (owned by the generator, valid until the
+ * next call). QL_ERR_SHAPE when the cache is full or an id is not in the vocabulary. */
+QL_API ql_status ql_generator_feed(ql_generator *gen, const int32_t *ids, size_t count, const float **logits,
+                                   ql_error *err);
+QL_API size_t ql_generator_position(const ql_generator *gen); /* tokens in the cache */
+QL_API void ql_generator_reset(ql_generator *gen);
+QL_API void ql_generator_destroy(ql_generator *gen);
+
+/* Picks the next token: temperature 0 is greedy (the lowest id among equals); top_k 0 and top_p 1 are off. */
+typedef struct ql_sampling {
+    double temperature, top_p;
+    size_t top_k;
+    uint64_t seed;
+} ql_sampling;
+QL_API ql_sampling ql_sampling_defaults(void); /* temperature 0.8, top_p 0.95, top_k 0, seed 0 */
+QL_API ql_status ql_sample(int32_t *token, const float *logits, size_t vocab, const ql_sampling *sampling,
+                           size_t position, ql_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

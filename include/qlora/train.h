@@ -1,0 +1,73 @@
+/* Fine-tuning and evaluation: batches -> forward -> loss -> backward -> clip -> AdamW. */
+#ifndef QLORA_TRAIN_H
+#define QLORA_TRAIN_H
+
+#include "qlora/base.h"
+#include "qlora/data.h"
+#include "qlora/model.h"
+#include "qlora/optim.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ql_train_options {
+    size_t batch_size; /* samples a micro-batch (4) */
+    size_t grad_accum; /* micro-batches an optimizer step (1) */
+    double epochs;     /* passes over the data (1); used when steps is 0 */
+    size_t steps;      /* optimizer steps; 0: from epochs */
+    double lr;         /* 2e-4 */
+    double beta1, beta2, eps, weight_decay; /* 0.9, 0.999, 1e-8, 0 */
+    double max_grad_norm;                   /* 1; 0: no clipping */
+    ql_schedule schedule;                   /* cosine */
+    size_t warmup_steps;                    /* 0 */
+    bool recompute;                         /* keep only block inputs, recompute the rest in the backward pass */
+    bool shuffle;                           /* true: a seeded permutation each epoch */
+    uint64_t seed;
+} ql_train_options;
+QL_API ql_train_options ql_train_options_defaults(void);
+
+typedef struct ql_trainer ql_trainer;
+
+/* Plans and allocates everything: nothing is allocated in a step. The model must have trainable adapters;
+ * model, data and workers must outlive the trainer. The caller owns *out. */
+QL_API ql_status ql_trainer_create(ql_trainer **out, ql_model *model, const ql_dataset *data,
+                                   const ql_train_options *options, ql_workers *workers, ql_error *err);
+
+/* Optimizer steps of the whole run. */
+QL_API size_t ql_trainer_steps(const ql_trainer *trainer);
+
+typedef struct ql_step_report {
+    size_t step;           /* 1 for the first */
+    double epoch;          /* passes over the data so far */
+    double loss;           /* nats a learned token, before the step */
+    double grad_norm;      /* before clipping */
+    double lr;             /* of this step */
+    size_t tokens, learned; /* tokens computed, and those that the loss counts */
+    double seconds;
+} ql_step_report;
+
+/* One optimizer step. QL_ERR_VALUE when the loss or the gradient is not finite: the message names the step,
+ * and the adapters are unchanged. QL_ERR_ARG when the run is complete. */
+QL_API ql_status ql_trainer_step(ql_trainer *trainer, ql_step_report *report, ql_error *err);
+
+/* Bytes held, by class. */
+typedef struct ql_trainer_bytes {
+    size_t adapters, gradients, optimizer, activations, workspace;
+} ql_trainer_bytes;
+QL_API ql_trainer_bytes ql_trainer_memory(const ql_trainer *trainer);
+QL_API void ql_trainer_destroy(ql_trainer *trainer); /* NULL is fine */
+
+/* Mean loss in nats over the learned tokens of all samples, `batch_size` samples at a time. */
+typedef struct ql_eval_report {
+    double loss, perplexity;
+    size_t samples, tokens, learned;
+    double seconds;
+} ql_eval_report;
+QL_API ql_status ql_evaluate(ql_eval_report *report, const ql_model *model, const ql_dataset *data, size_t batch_size,
+                             ql_workers *workers, ql_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
