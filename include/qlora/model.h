@@ -85,13 +85,6 @@ typedef struct ql_lora_options {
 QL_API ql_lora_options ql_lora_options_defaults(void);
 QL_API ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_error *err);
 
-/* Loads a PEFT adapter folder; `trainable` keeps fp32 masters and gradients to go on training. */
-QL_API ql_status ql_model_load_adapter(ql_model *model, const char *dir, bool trainable, ql_error *err);
-
-/* Writes adapter_config.json and adapter_model.safetensors as PEFT does, atomically. base_name goes to
- * base_model_name_or_path. */
-QL_API ql_status ql_model_save_adapter(const ql_model *model, const char *dir, const char *base_name, ql_error *err);
-
 /* Trainable parameters: 0 without adapters. */
 QL_API size_t ql_model_adapter_parameters(const ql_model *model);
 

@@ -67,6 +67,14 @@ typedef struct ql_eval_report {
 QL_API ql_status ql_evaluate(ql_eval_report *report, const ql_model *model, const ql_dataset *data, size_t batch_size,
                              ql_workers *workers, ql_error *err);
 
+/* Loads a PEFT adapter folder, also one that another program wrote; `trainable` keeps fp32 masters and
+ * gradients to go on training. What cannot be honoured (DoRA, other modules, ...) is refused by name. */
+QL_API ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_error *err);
+
+/* Writes adapter_config.json and adapter_model.safetensors (fp32) in PEFT's names, each atomically.
+ * base_name goes to base_model_name_or_path. */
+QL_API ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *base_name, ql_error *err);
+
 #ifdef __cplusplus
 }
 #endif
