@@ -1,0 +1,136 @@
+/* What a transformer does besides its linear layers, forward and backward, on plain fp32 arrays.
+ *
+ * Arrays are row-major and token-major: row t of an array is one token, ld* floats from the next.
+ * Nothing here allocates or keeps state. Threads split outputs, never sums, so every result has the
+ * same bits whatever their number. `workers` may be NULL (this thread alone) except where an
+ * operation has a scratch getter: reserve what it says with ql_workers_reserve() while planning. */
+#ifndef QL_SRC_MODEL_OPS_H
+#define QL_SRC_MODEL_OPS_H
+
+#include "qlora/base.h"
+#include "qlora/quant.h"
+
+/* ---- RMSNorm (Zhang and Sennrich 2019): y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps) ---- */
+
+/* A token holds `heads` vectors of d elements one after another, each with a norm of its own; w[d] is
+ * shared by them. heads = 1, d = hidden size is a block's norm; Qwen3's q_norm and k_norm have heads > 1. */
+typedef struct ql_rmsnorm {
+    size_t heads, d;
+    const float *w; /* [d], frozen */
+    float eps;
+} ql_rmsnorm;
+
+/* y[m][heads*d]; y may be x. rstd[m][heads] may be NULL when no backward pass follows. */
+void ql_rmsnorm_forward(const ql_rmsnorm *norm, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
+                        float *rstd, ql_workers *workers);
+
+/* dx = dL/dx, or dx += with `add`, from dy = dL/dy. It needs the x that went into the forward pass, so
+ * a forward pass that a backward pass follows must not write over x. dx may be dy (then without `add`)
+ * or x. */
+void ql_rmsnorm_backward(const ql_rmsnorm *norm, size_t m, const float *x, size_t ldx, const float *rstd,
+                         const float *dy, size_t lddy, float *dx, size_t lddx, bool add, ql_workers *workers);
+
+/* ---- Rotary position embedding (Su et al. 2021), Hugging Face's pairs (i, i + head_dim/2) ---- */
+
+typedef struct ql_rope_config {
+    size_t head_dim; /* even */
+    double theta;    /* rope_theta */
+    bool llama3;     /* rope_scaling of type "llama3"; the rest is read only then */
+    double factor, low_freq_factor, high_freq_factor, original_max_positions;
+} ql_rope_config;
+
+/* Cosines and sines of position * frequency, [positions][head_dim/2] each, by ql_rope_fill(). */
+typedef struct ql_rope {
+    size_t positions, half; /* half = head_dim / 2 */
+    float *cos, *sin;
+} ql_rope;
+
+/* frequency[head_dim/2] in radians a position, as transformers' default and llama3 rope compute them. */
+void ql_rope_frequencies(const ql_rope_config *config, double *frequency);
+
+/* Fills rope->cos and rope->sin, which the caller allocated with rope->positions and rope->half set. */
+void ql_rope_fill(const ql_rope *rope, const ql_rope_config *config, ql_workers *workers);
+
+/* Turns the `heads` vectors of each token by its position, in place. position[m] < rope->positions.
+ * `inverse` turns back: the backward pass, dx from dy. */
+void ql_rope_rotate(const ql_rope *rope, size_t m, const uint32_t *position, size_t heads, float *x, size_t ldx,
+                    bool inverse, ql_workers *workers);
+
+/* ---- SwiGLU (Shazeer 2020): act = silu(gate) * up, silu(z) = z / (1 + exp(-z)) ---- */
+
+/* d elements a token. act may be gate or up. */
+void ql_swiglu_forward(size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup, float *act,
+                       size_t ldact, ql_workers *workers);
+
+/* dgate and dup from dact. dgate and dup may each be any of dact, gate and up (not the same one). */
+void ql_swiglu_backward(size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup,
+                        const float *dact, size_t lddact, float *dgate, size_t lddgate, float *dup, size_t lddup,
+                        ql_workers *workers);
+
+/* ---- Causal attention with grouped heads over packed sequences ---- */
+
+/* Tokens of several sequences lie one after another; sequence s is tokens [start[s], start[s+1]), and
+ * a token sees itself and the earlier tokens of its own sequence. start[0] = 0, start[sequences] = m.
+ * Query head h reads key/value head h / (heads / kv_heads); head h is columns [h*head_dim, (h+1)*head_dim). */
+typedef struct ql_attention {
+    size_t heads, kv_heads, head_dim; /* heads is a multiple of kv_heads; head_dim 1..256 */
+    float scale;                      /* of q k^T, usually 1 / sqrt(head_dim) */
+    size_t sequences;
+    const size_t *start; /* [sequences + 1] */
+} ql_attention;
+
+/* For forward, backward and decode of up to m tokens in whatever sequences (config's are not read). */
+ql_scratch ql_attention_scratch(const ql_attention *config, size_t m);
+
+/* o[m][heads*head_dim] from q[m][heads*head_dim], k and v[m][kv_heads*head_dim]. lse[heads][m], the
+ * logarithm of each row's softmax denominator, is for the backward pass and may be NULL. o may be q.
+ * The softmax goes block by block (FlashAttention, Dao 2023): no [m x m] array exists. */
+void ql_attention_forward(const ql_attention *config, const float *q, size_t ldq, const float *k, const float *v,
+                          size_t ldkv, float *o, size_t ldo, float *lse, ql_workers *workers);
+
+/* The arrays of a backward pass: inputs and results of the forward pass, and dout = dL/do, in; dq, dk,
+ * dv out, written, not added to. dq may be dout; otherwise nothing overlaps. */
+typedef struct ql_attention_grads {
+    const float *q, *k, *v, *o, *dout, *lse;
+    float *dq, *dk, *dv;
+    size_t ldq, ldkv, ldo, lddo, lddq, lddkv; /* k and v share one, dk and dv share one */
+} ql_attention_grads;
+
+void ql_attention_backward(const ql_attention *config, const ql_attention_grads *g, ql_workers *workers);
+
+/* One sequence with a cache: q[n] of the n newest tokens, at positions pos .. pos+n-1, against k and
+ * v[pos + n][ldkv], whose last n rows are theirs. config->sequences and start are not read. */
+void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
+                         const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);
+
+/* ---- Embedding ---- */
+
+/* y[t] = row ids[t] of the table W[vocabulary][hidden]; 0 <= ids[t] < vocabulary. */
+void ql_embed(const ql_weight *table, size_t m, const int32_t *ids, float *y, size_t ldy, ql_workers *workers);
+
+/* ---- Cross-entropy joined with the LM head ---- */
+
+typedef struct ql_loss {
+    const ql_weight *head; /* W[vocabulary][hidden] */
+    size_t m;
+    const float *x; /* [m][hidden], after the final norm */
+    size_t ldx;
+    const int32_t *target; /* [m] next token; any negative one is masked: dropped before the head */
+    float grad_scale;      /* dx is the gradient of grad_scale * sum */
+    float *dx;             /* [m][hidden], zero where masked; NULL: loss only */
+    size_t lddx;
+    float *token_loss; /* [m], zero where masked; may be NULL */
+} ql_loss;
+
+typedef struct ql_loss_sum {
+    double sum;       /* of -log softmax(x W^T)[target] over the unmasked tokens, in nats */
+    size_t count;     /* unmasked tokens */
+    size_t first_bad; /* first token with a logit that is not finite, else m; the rest is then not to be used */
+} ql_loss_sum;
+
+/* Bytes of `buffer` (aligned to 64) for up to m tokens: a few rows of logits at a time, never [m][vocabulary]. */
+size_t ql_loss_buffer_bytes(const ql_weight *head, size_t m);
+ql_scratch ql_loss_scratch(const ql_weight *head, size_t m, size_t threads);
+ql_loss_sum ql_loss_run(const ql_loss *loss, void *buffer, ql_workers *workers);
+
+#endif
