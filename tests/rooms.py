@@ -20,7 +20,7 @@ PUBLIC = {
     "quant": ["base", "quant"],
     "lora": ["base", "quant", "lora"],
     "io": ["base", "quant", "io"],
-    "text": ["base", "io", "text"],
+    "text": ["base", "io", "text", "data"],
     "model": ["base", "quant", "lora", "io", "text", "model"],
     "base": ["base"],
 }
