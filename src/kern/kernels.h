@@ -1,0 +1,9 @@
+/* The descriptors, one a file. */
+#ifndef QL_SRC_KERN_KERNELS_H
+#define QL_SRC_KERN_KERNELS_H
+
+#include "kern/matmul.h"
+
+extern const ql_matmul_kernel ql_matmul_scalar;
+
+#endif

@@ -1,0 +1,18 @@
+#include "kern/matmul.h"
+
+#include "kern/kernels.h"
+
+const ql_matmul_kernel *const ql_matmul_kernels[] = {
+    &ql_matmul_scalar,
+};
+const size_t ql_matmul_kernel_count = sizeof ql_matmul_kernels / sizeof *ql_matmul_kernels;
+
+const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features)
+{
+    for (size_t i = ql_matmul_kernel_count; i-- > 1;) {
+        const ql_matmul_kernel *kernel = ql_matmul_kernels[i];
+        if ((kernel->cpu & ~features) == 0 && kernel->accepts(w))
+            return kernel;
+    }
+    return ql_matmul_kernels[0];
+}

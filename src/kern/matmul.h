@@ -1,0 +1,66 @@
+/* The kernels that multiply by a weight in a block format: one list, slowest first.
+ *
+ * A kernel computes rectangles of the result; src/quant/matmul.c cuts the result into rectangles and
+ * gives them to threads. Selection, tests and benchmarks walk the same list. */
+#ifndef QL_SRC_KERN_MATMUL_H
+#define QL_SRC_KERN_MATMUL_H
+
+#include "kern/wview.h"
+
+/* y[m][n] = x[m][k] W^T; transposed: y[m][k] = x[m][n] W. With `add`, y +=. */
+typedef struct ql_product {
+    const ql_wview *w;
+    bool transposed;
+    size_t m;
+    const float *x;
+    size_t ldx;
+    float *y;
+    size_t ldy;
+    bool add;
+} ql_product;
+
+static inline size_t ql_product_outputs(const ql_product *p)
+{
+    return p->transposed ? p->w->k : p->w->n;
+}
+
+/* Length of the sums. */
+static inline size_t ql_product_inputs(const ql_product *p)
+{
+    return p->transposed ? p->w->n : p->w->k;
+}
+
+/* A rectangle of the result: tokens [row, row + rows), outputs [col, col + cols). */
+typedef struct ql_tile {
+    size_t row, rows, col, cols;
+} ql_tile;
+
+/* How one kernel wants the result cut: rectangles of `rows` x `cols`. Rectangles on the right and
+ * bottom edges are smaller. `packed` bytes hold x in the kernel's own order, made in `packs` pieces;
+ * `scratch` bytes serve one rectangle at a time. A function of shapes alone. */
+typedef struct ql_plan {
+    size_t rows, cols;
+    size_t packed, packs;
+    size_t scratch;
+} ql_plan;
+
+typedef struct ql_matmul_kernel {
+    const char *name;
+    uint32_t cpu; /* QL_CPU_ bits, all of which it needs */
+    bool (*accepts)(const ql_wview *w);
+    ql_plan (*plan)(const ql_product *p); /* reads only w, transposed and m */
+    /* Makes piece `index` of the packed x. NULL when plan().packs is always 0. */
+    void (*pack)(const ql_product *p, size_t index, void *packed);
+    /* Computes one rectangle. The value of an output depends neither on the rectangle nor on m. */
+    void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+    bool blas; /* calls OpenBLAS, which the caller holds to one thread */
+} ql_matmul_kernel;
+
+extern const ql_matmul_kernel *const ql_matmul_kernels[];
+extern const size_t ql_matmul_kernel_count;
+
+/* The last of the list that accepts w and needs no more than `features`. Never NULL: the scalar
+ * reference takes everything. */
+const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features);
+
+#endif

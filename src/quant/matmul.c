@@ -1,0 +1,90 @@
+#include "quant/matmul.h"
+
+#include <cblas.h>
+
+#include "base/cpu.h"
+#include "base/workers.h"
+#include "quant/weight.h"
+
+typedef struct job {
+    const ql_matmul_kernel *kernel;
+    const ql_product *product;
+    ql_plan plan;
+    size_t tiles_across; /* tiles side by side along the outputs */
+    ql_workers *workers;
+} job;
+
+static size_t pieces(size_t length, size_t piece)
+{
+    return (length + piece - 1) / piece;
+}
+
+static void pack_piece(void *ctx, size_t index, size_t worker)
+{
+    const job *j = ctx;
+    (void)worker;
+    j->kernel->pack(j->product, index, ql_shared_scratch(j->workers));
+}
+
+static void compute_tile(void *ctx, size_t index, size_t worker)
+{
+    const job *j = ctx;
+    const ql_product *p = j->product;
+    size_t outputs = ql_product_outputs(p);
+    ql_tile t = {.row = index / j->tiles_across * j->plan.rows, .col = index % j->tiles_across * j->plan.cols};
+    t.rows = p->m - t.row < j->plan.rows ? p->m - t.row : j->plan.rows;
+    t.cols = outputs - t.col < j->plan.cols ? outputs - t.col : j->plan.cols;
+    j->kernel->tile(p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
+}
+
+ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *p)
+{
+    ql_plan plan = kernel->plan(p);
+    return (ql_scratch){.shared = plan.packed, .worker = plan.scratch};
+}
+
+void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_workers *workers)
+{
+    if (p->m == 0)
+        return;
+    job j = {.kernel = kernel, .product = p, .plan = kernel->plan(p), .workers = workers};
+    assert(ql_scratch_fits(workers, ql_product_scratch(kernel, p)));
+    j.tiles_across = pieces(ql_product_outputs(p), j.plan.cols);
+    int blas_threads = 1;
+    if (kernel->blas) { /* our threads call it; its own would only fight them */
+        blas_threads = openblas_get_num_threads();
+        if (blas_threads != 1)
+            openblas_set_num_threads(1);
+    }
+    ql_parallel(workers, j.plan.packs, pack_piece, &j);
+    ql_parallel(workers, pieces(p->m, j.plan.rows) * j.tiles_across, compute_tile, &j);
+    if (blas_threads != 1)
+        openblas_set_num_threads(blas_threads);
+}
+
+ql_scratch ql_matmul_scratch(const ql_weight *w, size_t m, size_t threads)
+{
+    (void)threads;
+    const ql_matmul_kernel *kernel = ql_matmul_select(&w->view, ql_cpu_features());
+    ql_product forward = {.w = &w->view, .m = m}, backward = {.w = &w->view, .m = m, .transposed = true};
+    return ql_scratch_max(ql_product_scratch(kernel, &forward), ql_product_scratch(kernel, &backward));
+}
+
+void ql_matmul(const ql_weight *w, size_t m, const float *x, size_t ldx, float *y, size_t ldy, bool add,
+               ql_workers *workers)
+{
+    ql_product p = {.w = &w->view, .m = m, .x = x, .ldx = ldx, .y = y, .ldy = ldy, .add = add};
+    ql_product_run(ql_matmul_select(&w->view, ql_cpu_features()), &p, workers);
+}
+
+void ql_matmul_t(const ql_weight *w, size_t m, const float *dy, size_t lddy, float *dx, size_t lddx, bool add,
+                 ql_workers *workers)
+{
+    ql_product p = {.w = &w->view, .transposed = true, .m = m, .x = dy, .ldx = lddy, .y = dx, .ldy = lddx, .add = add};
+    ql_product_run(ql_matmul_select(&w->view, ql_cpu_features()), &p, workers);
+}
+
+const char *ql_weight_kernel(const ql_weight *w)
+{
+    return ql_matmul_select(&w->view, ql_cpu_features())->name;
+}
