@@ -1,0 +1,128 @@
+/* Low-rank adapters over frozen weights (LoRA: Hu et al. 2021; QLoRA: Dettmers et al. 2023).
+ *
+ *     y = x W^T + b + s * (dropout(x) A^T) B^T        A[r][k], B[n][r], s = alpha/r or alpha/sqrt(r)
+ *
+ * Letters: m tokens, n outputs, k inputs, r rank. All matrices are row-major. Nothing here opens a file. */
+#ifndef QLORA_LORA_H
+#define QLORA_LORA_H
+
+#include "qlora/base.h"
+#include "qlora/quant.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- the layer descriptor: what a layer will hold, before it exists ---- */
+
+typedef struct ql_lora_desc {
+    size_t in_features, out_features, rank;
+    double alpha;
+    bool use_rslora;     /* s = alpha / sqrt(r) (Kalajdzievski 2023) instead of alpha / r */
+    double dropout;      /* of the adapter's input, in [0, 1) */
+    unsigned quant_bits; /* 4 or 8; must be those of `format` */
+    ql_code format;      /* QL_CODE_INT4, NF4, FP4 or INT8 */
+    uint32_t group_size; /* 32, 64, 128 or 256 */
+    bool double_quant;
+} ql_lora_desc;
+
+/* Groups of 64, double quantization, no dropout, alpha/r. */
+QL_API ql_lora_desc ql_lora_desc_int4(size_t in_features, size_t out_features, size_t rank, double alpha);
+QL_API ql_lora_desc ql_lora_desc_nf4(size_t in_features, size_t out_features, size_t rank, double alpha);
+QL_API ql_lora_desc ql_lora_desc_int8(size_t in_features, size_t out_features, size_t rank, double alpha);
+
+/* QL_OK when a layer can be made of it; the message names the field and its value otherwise. */
+QL_API ql_status ql_lora_desc_check(const ql_lora_desc *desc, ql_error *err);
+
+/* The descriptor must pass the check; the byte counts are 0 and the ratio 0 when it does not. */
+QL_API ql_format ql_lora_format(const ql_lora_desc *desc); /* of the base weight */
+QL_API double ql_lora_scaling(const ql_lora_desc *desc);   /* s */
+QL_API size_t ql_lora_quantized_base_bytes(const ql_lora_desc *desc); /* codes, scales and their constants, as held */
+QL_API size_t ql_lora_adapter_bytes(const ql_lora_desc *desc);        /* A and B in FP16 */
+
+/* 1 - (quantized base + adapter) / (base in dense FP16). */
+QL_API double ql_lora_vram_savings_ratio(const ql_lora_desc *desc);
+
+/* ---- adapters: all of a model's in one set of flat arrays, so that the optimizer is one pass ---- */
+
+/* One adapter's slices of the set. A NULL grad or master: for inference only. */
+typedef struct ql_adapter {
+    size_t k, n, r;
+    float scaling;             /* s */
+    size_t offset;             /* of A in the flat arrays; B follows at once */
+    uint16_t *a, *b;           /* fp16 A[r][k], B[n][r]: what the products use */
+    float *master_a, *master_b;
+    float *grad_a, *grad_b;
+    ql_weight *view_a, *view_b; /* a and b as dense weights; owned by the set */
+} ql_adapter;
+
+typedef struct ql_adapters {
+    size_t layers;
+    ql_adapter *layer; /* [layers] */
+    size_t count;      /* parameters; A of layer 0, B of layer 0, A of layer 1, ... without gaps */
+    uint16_t *value;   /* [count] fp16 */
+    float *master;     /* [count] fp32, NULL when not trainable */
+    float *grad;       /* [count] fp32, NULL when not trainable */
+} ql_adapters;
+
+typedef struct ql_adapter_shape {
+    size_t in_features, out_features, rank;
+    double scaling;
+} ql_adapter_shape;
+
+/* Parameters of such a set; QL_ERR_SHAPE names a layer that is empty or too large. */
+QL_API ql_status ql_adapters_measure(size_t *count, const ql_adapter_shape *shapes, size_t layers, ql_error *err);
+
+/* A set of zeroed adapters. Trainable ones have masters and gradients too. The caller owns *out. */
+QL_API ql_status ql_adapters_create(ql_adapters **out, const ql_adapter_shape *shapes, size_t layers, bool trainable,
+                                    ql_error *err);
+
+/* PEFT's start: A uniform in (-1/sqrt(k), 1/sqrt(k)), B = 0. Layer i draws from a stream of its own. */
+QL_API void ql_adapters_init(ql_adapters *set, uint64_t seed);
+
+/* value = fp16(src) of parameters [first, first + count), and the masters when there are any. */
+QL_API void ql_adapters_set(ql_adapters *set, size_t first, size_t count, const float *src);
+
+QL_API void ql_adapters_zero_grad(ql_adapters *set);
+QL_API size_t ql_adapters_bytes(const ql_adapters *set); /* values, masters and gradients */
+QL_API void ql_adapters_destroy(ql_adapters *set);       /* NULL is fine */
+
+/* ---- a linear layer: base and adapter ---- */
+
+typedef struct ql_linear {
+    const ql_weight *base;
+    const float *bias;         /* [n], or NULL */
+    const ql_adapter *adapter; /* NULL: none */
+} ql_linear;
+
+/* Dropout of the adapter's input: kept elements are scaled by 1/(1-p). The mask is a pure function of these
+ * numbers and of the element's place in x, so that the backward pass makes it again: give it the same ones.
+ * `step` counts forward passes (micro-batches) and `layer` (below 2^24) tells the layers of a model apart. */
+typedef struct ql_dropout {
+    float p;
+    uint64_t seed, step, layer;
+} ql_dropout;
+
+/* The scratch of the workers for up to m tokens (forward and backward), and the floats of `work` below.
+ * p is the dropout that will be used at most; 0 needs much less. */
+QL_API ql_scratch ql_linear_scratch(const ql_linear *layer, size_t m, size_t threads);
+QL_API size_t ql_linear_work(const ql_linear *layer, size_t m, float p);
+
+/* y[m][n] from x[m][k], rows ldx and ldy floats apart. h[m][r] receives s * dropout(x) A^T for the backward
+ * pass (NULL without an adapter). A NULL dropout: none. */
+QL_API void ql_linear_forward(const ql_linear *layer, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
+                              float *h, const ql_dropout *dropout, float *work, ql_workers *workers);
+
+/* Adds to the adapter's gradients (when it has any) and, unless dx is NULL, writes dx[m][k] or adds to it.
+ * x, h and dropout are those of the forward pass; dy[m][n]. dx overlaps neither x nor dy. */
+QL_API void ql_linear_backward(const ql_linear *layer, size_t m, const float *x, size_t ldx, const float *dy,
+                               size_t lddy, const float *h, float *dx, size_t lddx, bool add_dx,
+                               const ql_dropout *dropout, float *work, ql_workers *workers);
+
+/* dst[rows][k] = rows [row, row + rows) of W + s B A in fp32, from the masters when there are any. */
+QL_API void ql_linear_merge_rows(const ql_linear *layer, size_t row, size_t rows, float *dst, size_t ld);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

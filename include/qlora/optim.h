@@ -1,0 +1,55 @@
+/* Gradient norm, AdamW and learning-rate schedules over a set of adapters. */
+#ifndef QLORA_OPTIM_H
+#define QLORA_OPTIM_H
+
+#include "qlora/base.h"
+#include "qlora/lora.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The 2-norm of all gradients: a double sum in a fixed order, whatever the number of threads.
+ * QL_ERR_VALUE when it is not finite; *norm is set all the same. */
+QL_API ql_status ql_grad_norm(double *norm, const ql_adapters *set, ql_workers *workers, ql_error *err);
+
+/* What torch.nn.utils.clip_grad_norm_ multiplies the gradients by: min(1, max_norm / (norm + 1e-6)).
+ * 1 when max_norm is 0 (no clipping). */
+QL_API double ql_clip_factor(double norm, double max_norm);
+
+/* AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it: decoupled decay, bias correction, eps
+ * added to the corrected root. Moments are fp32. Plain, so that a checkpoint can save and restore it. */
+typedef struct ql_adamw {
+    double beta1, beta2, eps, weight_decay;
+    size_t count;
+    uint64_t step; /* steps done */
+    float *m, *v;  /* [count], owned */
+} ql_adamw;
+
+/* Zeroed moments for `count` parameters; betas in [0, 1), eps > 0, weight_decay >= 0 or QL_ERR_ARG.
+ * On error *out is zeroed. Free with ql_adamw_free. */
+QL_API ql_status ql_adamw_init(ql_adamw *out, size_t count, double beta1, double beta2, double eps,
+                               double weight_decay, ql_error *err);
+QL_API void ql_adamw_free(ql_adamw *opt); /* NULL and zeroed are fine */
+
+/* One step with gradients grad_scale * set->grad, in one pass: moments, masters and fp16 values. The
+ * gradients stay as they are. The set has opt->count parameters. */
+QL_API void ql_adamw_step(ql_adamw *opt, ql_adapters *set, double lr, double grad_scale, ql_workers *workers);
+
+/* transformers' get_{constant,linear,cosine}_schedule_with_warmup. */
+typedef enum ql_schedule { QL_SCHEDULE_CONSTANT, QL_SCHEDULE_LINEAR, QL_SCHEDULE_COSINE } ql_schedule;
+
+/* "constant", "linear", "cosine"; QL_ERR_ARG names them. */
+QL_API ql_status ql_schedule_parse(ql_schedule *out, const char *name, ql_error *err);
+QL_API const char *ql_schedule_name(ql_schedule schedule);
+
+/* What the learning rate is multiplied by in step `step` (0 for the first) of `steps`. */
+QL_API double ql_schedule_factor(ql_schedule schedule, size_t step, size_t warmup_steps, size_t steps);
+
+/* ceil(steps * ratio), as transformers' warmup_ratio; ratio in [0, 1]. */
+QL_API size_t ql_warmup_steps(double ratio, size_t steps);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
