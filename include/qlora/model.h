@@ -108,8 +108,8 @@ typedef struct ql_sampling {
     uint64_t seed;
 } ql_sampling;
 QL_API ql_sampling ql_sampling_defaults(void); /* temperature 0.8, top_p 0.95, top_k 0, seed 0 */
-QL_API ql_status ql_sample(int32_t *token, const float *logits, size_t vocab, const ql_sampling *sampling,
-                           size_t position, ql_error *err);
+QL_API ql_status ql_sample_token(int32_t *token, const float *logits, size_t vocab, const ql_sampling *sampling,
+                                 size_t position, ql_error *err);
 
 #ifdef __cplusplus
 }

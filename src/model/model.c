@@ -1,0 +1,246 @@
+/* Putting a model together, and its adapters. */
+#include "model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/workers.h"
+
+static const char *const module_names[QL_MODULES] = {
+    [QL_Q] = "q_proj",       [QL_K] = "k_proj",   [QL_V] = "v_proj",       [QL_O] = "o_proj",
+    [QL_GATE] = "gate_proj", [QL_UP] = "up_proj", [QL_DOWN] = "down_proj",
+};
+
+const char *ql_module_name(ql_module module)
+{
+    return module_names[module];
+}
+
+size_t ql_module_inputs(const ql_model_config *c, ql_module module)
+{
+    return module == QL_O ? c->heads * c->head_dim : module == QL_DOWN ? c->intermediate_size : c->hidden_size;
+}
+
+size_t ql_module_outputs(const ql_model_config *c, ql_module module)
+{
+    switch (module) {
+    case QL_Q:
+        return c->heads * c->head_dim;
+    case QL_K:
+    case QL_V:
+        return c->kv_heads * c->head_dim;
+    case QL_GATE:
+    case QL_UP:
+        return c->intermediate_size;
+    default:
+        return c->hidden_size;
+    }
+}
+
+bool ql_module_has_bias(const ql_model_config *c, ql_module module)
+{
+    return module <= QL_V ? c->qkv_bias : module == QL_O ? c->o_bias : c->mlp_bias;
+}
+
+ql_status ql_modules_parse(unsigned *out, const char *names, ql_error *err)
+{
+    *out = 0;
+    if (strcmp(names, "all-linear") == 0) {
+        *out = QL_ALL_LINEAR;
+        return QL_OK;
+    }
+    for (const char *at = names; *at;) {
+        size_t length = strcspn(at, ",");
+        int found = QL_MODULES;
+        for (int i = 0; i < QL_MODULES; i++)
+            if (strlen(module_names[i]) == length && memcmp(at, module_names[i], length) == 0)
+                found = i;
+        if (found == QL_MODULES)
+            return ql_fail(err, QL_ERR_ARG,
+                           "target module \"%.*s\" is not known: use all-linear, or names of "
+                           "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj joined by commas",
+                           (int)length, at);
+        *out |= 1u << found;
+        at += length + (at[length] == ',');
+    }
+    return *out ? QL_OK : ql_fail(err, QL_ERR_ARG, "target modules: none are named; use all-linear for all of them");
+}
+
+/* ---- memory ---- */
+
+void ql_model_list_dense(ql_model *model, ql_arena *arena)
+{
+    const ql_model_config *c = &model->config;
+    model->final_norm = ql_take(arena, c->hidden_size, float);
+    for (size_t i = 0; i < c->layers; i++) {
+        ql_block *block = &model->blocks[i];
+        block->input_norm = ql_take(arena, c->hidden_size, float);
+        block->post_norm = ql_take(arena, c->hidden_size, float);
+        if (c->qk_norm) {
+            block->q_norm = ql_take(arena, c->head_dim, float);
+            block->k_norm = ql_take(arena, c->head_dim, float);
+        }
+        for (int module = 0; module < QL_MODULES; module++)
+            if (ql_module_has_bias(c, module))
+                block->bias[module] = ql_take(arena, ql_module_outputs(c, module), float);
+    }
+}
+
+ql_rope_config ql_model_rope(const ql_model_config *c)
+{
+    return (ql_rope_config){
+        .head_dim = c->head_dim,
+        .theta = c->rope_theta,
+        .llama3 = c->rope_scaling.factor != 0,
+        .factor = c->rope_scaling.factor,
+        .low_freq_factor = c->rope_scaling.low_freq_factor,
+        .high_freq_factor = c->rope_scaling.high_freq_factor,
+        .original_max_positions = (double)c->rope_scaling.original_max_positions,
+    };
+}
+
+ql_status ql_model_prepare(ql_model *model, ql_error *err)
+{
+    model->blocks = calloc(model->config.layers, sizeof *model->blocks);
+    if (!model->blocks)
+        return ql_fail(err, QL_ERR_MEMORY, "%zu blocks: out of memory", model->config.layers);
+    ql_arena plan = {0};
+    ql_model_list_dense(model, &plan);
+    model->dense = ql_alloc(plan.used);
+    if (!model->dense)
+        return ql_fail(err, QL_ERR_MEMORY, "norms and biases: %zu bytes are not to be had", plan.used);
+    model->dense_bytes = plan.used;
+    ql_arena real = {.base = (char *)model->dense};
+    ql_model_list_dense(model, &real);
+    return QL_OK;
+}
+
+void ql_model_destroy(ql_model *model)
+{
+    if (!model)
+        return;
+    for (size_t i = 0; model->blocks && i < model->config.layers; i++)
+        for (int module = 0; module < QL_MODULES; module++)
+            ql_weight_destroy(model->blocks[i].weight[module]);
+    if (model->head != model->embed)
+        ql_weight_destroy(model->head);
+    ql_weight_destroy(model->embed);
+    ql_adapters_destroy(model->adapters);
+    free(model->blocks);
+    free(model->dense);
+    ql_tensors_close(model->files);
+    free(model);
+}
+
+const ql_model_config *ql_model_shape(const ql_model *model)
+{
+    return &model->config;
+}
+
+ql_format ql_model_format(const ql_model *model)
+{
+    return model->format;
+}
+
+ql_model_bytes ql_model_memory(const ql_model *model)
+{
+    const ql_model_config *c = &model->config;
+    ql_model_bytes bytes = {.mapped = model->mapped_bytes};
+    bytes.dense = model->dense_bytes + ql_weight_bytes(model->embed);
+    bytes.dense += model->head != model->embed ? ql_weight_bytes(model->head) : 0;
+    for (size_t i = 0; i < c->layers; i++) {
+        for (int module = 0; module < QL_MODULES; module++) {
+            const ql_weight *w = model->blocks[i].weight[module];
+            ql_weight_size size = {0};
+            if (ql_weight_bytes(w) > 0)
+                ql_format_size(&size, ql_weight_format(w), ql_weight_rows(w), ql_weight_cols(w), NULL);
+            bytes.codes += size.codes;
+            bytes.scales += size.scales;
+        }
+    }
+    return bytes;
+}
+
+/* ---- adapters ---- */
+
+void ql_model_link(ql_model *model)
+{
+    size_t next = 0;
+    for (size_t i = 0; i < model->config.layers; i++) {
+        ql_block *block = &model->blocks[i];
+        for (int module = 0; module < QL_MODULES; module++) {
+            bool adapted = model->adapters && (model->lora.modules >> module & 1);
+            block->linear[module] = (ql_linear){
+                .base = block->weight[module],
+                .bias = block->bias[module],
+                .adapter = adapted ? &model->adapters->layer[next++] : NULL,
+            };
+        }
+    }
+}
+
+void ql_model_set_adapters(ql_model *model, const ql_lora_options *options, ql_adapters *adapters)
+{
+    ql_adapters_destroy(model->adapters);
+    model->adapters = adapters;
+    model->lora = *options;
+    ql_model_link(model);
+}
+
+ql_lora_options ql_lora_options_defaults(void)
+{
+    return (ql_lora_options){.rank = 8, .alpha = 16, .modules = QL_ALL_LINEAR};
+}
+
+static ql_status check_lora(const ql_lora_options *o, ql_error *err)
+{
+    if (!o->rank || o->rank > 4096)
+        return ql_fail(err, QL_ERR_ARG, "LoRA rank %zu: must be 1 to 4096", o->rank);
+    if (!(o->alpha > 0 && o->alpha < 1e9))
+        return ql_fail(err, QL_ERR_ARG, "LoRA alpha %g: must be positive", o->alpha);
+    if (!(o->dropout >= 0 && o->dropout < 1))
+        return ql_fail(err, QL_ERR_ARG, "LoRA dropout %g: must be in [0, 1)", o->dropout);
+    if (!o->modules || o->modules & ~(unsigned)QL_ALL_LINEAR)
+        return ql_fail(err, QL_ERR_ARG, "LoRA target modules: name at least one");
+    return QL_OK;
+}
+
+ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const ql_lora_options *options,
+                                 bool trainable, ql_error *err)
+{
+    *out = NULL;
+    ql_status status = check_lora(options, err);
+    if (status)
+        return status;
+    const ql_model_config *c = &model->config;
+    ql_adapter_shape *shapes = calloc(c->layers * QL_MODULES, sizeof *shapes);
+    if (!shapes)
+        return ql_fail(err, QL_ERR_MEMORY, "adapters: out of memory");
+    ql_lora_desc desc = {.rank = options->rank, .alpha = options->alpha, .use_rslora = options->use_rslora};
+    size_t count = 0;
+    for (size_t i = 0; i < c->layers; i++)
+        for (int module = 0; module < QL_MODULES; module++)
+            if (options->modules >> module & 1)
+                shapes[count++] = (ql_adapter_shape){ql_module_inputs(c, module), ql_module_outputs(c, module),
+                                                     options->rank, ql_lora_scaling(&desc)};
+    status = ql_adapters_create(out, shapes, count, trainable, err);
+    free(shapes);
+    return status;
+}
+
+ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_error *err)
+{
+    ql_adapters *adapters;
+    ql_status status = ql_model_make_adapters(&adapters, model, options, true, err);
+    if (status)
+        return status;
+    ql_adapters_init(adapters, options->seed);
+    ql_model_set_adapters(model, options, adapters);
+    return QL_OK;
+}
+
+size_t ql_model_adapter_parameters(const ql_model *model)
+{
+    return model->adapters && model->adapters->grad ? model->adapters->count : 0;
+}

@@ -1,0 +1,62 @@
+/* What the files of the model room share: the parts of a model and of a pass over it. */
+#ifndef QL_SRC_MODEL_MODEL_H
+#define QL_SRC_MODEL_MODEL_H
+
+#include "base/arena.h"
+#include "model/ops.h"
+#include "qlora/io.h"
+#include "qlora/lora.h"
+#include "qlora/model.h"
+
+typedef struct ql_block {
+    ql_weight *weight[QL_MODULES];
+    ql_linear linear[QL_MODULES];     /* over weight, bias and adapter */
+    const float *bias[QL_MODULES];    /* NULL: none; in the model's dense memory, as the norms are */
+    const float *input_norm, *post_norm; /* [hidden] */
+    const float *q_norm, *k_norm;        /* [head_dim]; NULL without qk_norm */
+} ql_block;
+
+struct ql_model {
+    ql_model_config config;
+    ql_format format;
+    ql_tensors *files; /* NULL when the weights are random */
+    ql_weight *embed, *head; /* head == embed when tied */
+    const float *final_norm;
+    ql_block *blocks;
+    float *dense; /* norms and biases in fp32 */
+    size_t dense_bytes, mapped_bytes;
+    ql_lora_options lora;
+    ql_adapters *adapters; /* NULL: none; the layers' adapters in module order, block after block */
+};
+
+/* The dense memory of a model: norms and biases of every block, measured or carved in one list. */
+void ql_model_list_dense(ql_model *model, ql_arena *arena);
+
+bool ql_module_has_bias(const ql_model_config *config, ql_module module);
+
+/* Allocates the blocks and the dense memory; config and format are set. */
+ql_status ql_model_prepare(ql_model *model, ql_error *err);
+
+/* The rotary embedding that the model's config.json asks for. */
+ql_rope_config ql_model_rope(const ql_model_config *config);
+
+/* Points the linear layers at weights, biases and adapters; call it after any of them changed. */
+void ql_model_link(ql_model *model);
+
+/* Zeroed adapters for `modules` of every block, not attached. The caller owns *out. */
+ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const ql_lora_options *options,
+                                 bool trainable, ql_error *err);
+
+/* Puts an adapter set (owned from then on) in place of the present one. */
+void ql_model_set_adapters(ql_model *model, const ql_lora_options *options, ql_adapters *adapters);
+
+/* Tokens of several sequences one after another, without padding. */
+typedef struct ql_batch {
+    size_t tokens, sequences;
+    const int32_t *ids;       /* [tokens] in the vocabulary */
+    const int32_t *target;    /* [tokens] the next token, negative: not learned */
+    const uint32_t *position; /* [tokens] in its sequence */
+    const size_t *start;      /* [sequences + 1] */
+} ql_batch;
+
+#endif

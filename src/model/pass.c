@@ -1,0 +1,188 @@
+/* Memory of a pass and the way through the blocks, forward and backward. */
+#include "model/pass.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "base/workers.h"
+
+/* What one block keeps. Without a backward pass the norms of q and k and the softmax work in place. */
+static void list_saved(const ql_pass *pass, ql_arena *arena, ql_saved *s)
+{
+    const ql_model_config *c = &pass->model->config;
+    size_t t = pass->capacity, q = t * c->heads * c->head_dim, kv = t * c->kv_heads * c->head_dim;
+    bool backward = pass->kind != QL_PASS_FORWARD, raw = backward && c->qk_norm;
+    s->q = ql_take(arena, q, float);
+    s->k = ql_take(arena, kv, float);
+    s->v = ql_take(arena, kv, float);
+    s->q_raw = raw ? ql_take(arena, q, float) : s->q;
+    s->k_raw = raw ? ql_take(arena, kv, float) : s->k;
+    s->rstd_q = raw ? ql_take(arena, t * c->heads, float) : NULL;
+    s->rstd_k = raw ? ql_take(arena, t * c->kv_heads, float) : NULL;
+    s->att = ql_take(arena, q, float);
+    s->lse = backward ? ql_take(arena, t * c->heads, float) : NULL;
+    s->mid = ql_take(arena, t * c->hidden_size, float);
+    s->gate = ql_take(arena, t * c->intermediate_size, float);
+    s->up = ql_take(arena, t * c->intermediate_size, float);
+    for (int i = 0; i < QL_MODULES; i++)
+        s->h[i] = pass->model->blocks[0].linear[i].adapter ? ql_take(arena, t * pass->model->lora.rank, float) : NULL;
+}
+
+static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
+{
+    const ql_model_config *c = &pass->model->config;
+    size_t t = pass->capacity, d = t * c->hidden_size, f = t * c->intermediate_size;
+    size_t q = t * c->heads * c->head_dim, kv = t * c->kv_heads * c->head_dim;
+    bool backward = pass->kind != QL_PASS_FORWARD;
+    pass->out = ql_take(arena, d, float);
+    pass->norm = ql_take(arena, d, float);
+    pass->act = ql_take(arena, f, float);
+    pass->rstd = ql_take(arena, t, float);
+    pass->rope.cos = ql_take(arena, pass->rope.positions * pass->rope.half, float);
+    pass->rope.sin = ql_take(arena, pass->rope.positions * pass->rope.half, float);
+    pass->work = ql_take(arena, work, float);
+    pass->loss_buffer = ql_take(arena, ql_loss_buffer_bytes(pass->model->head, t), char);
+    if (!backward)
+        return;
+    pass->final_x = ql_take(arena, d, float);
+    pass->final_rstd = ql_take(arena, t, float);
+    pass->dact = ql_take(arena, f, float);
+    pass->d = ql_take(arena, d, float);
+    pass->dnorm = ql_take(arena, d, float);
+    pass->datt = ql_take(arena, q, float);
+    pass->dk = ql_take(arena, kv, float);
+    pass->dv = ql_take(arena, kv, float);
+}
+
+static void list_pass(ql_pass *pass, ql_arena *arena, size_t work)
+{
+    const ql_model_config *c = &pass->model->config;
+    ql_saved *saved = ql_take(arena, c->layers, ql_saved);
+    ql_saved measured;
+    pass->saved = saved;
+    for (size_t i = 0; i < c->layers; i++) {
+        ql_saved *s = saved ? &saved[i] : &measured;
+        if (i == 0 || pass->kind == QL_PASS_BACKWARD)
+            list_saved(pass, arena, s);
+        else if (saved)
+            *s = saved[0];
+        s->x = i == 0 || pass->kind != QL_PASS_FORWARD ? ql_take(arena, pass->capacity * c->hidden_size, float)
+               : saved                                 ? saved[0].x
+                                                       : NULL;
+    }
+    list_buffers(pass, arena, work);
+}
+
+static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *work)
+{
+    const ql_model *model = pass->model;
+    ql_attention attention = ql_model_attention(model, 0, NULL);
+    ql_scratch need = ql_attention_scratch(&attention, pass->capacity);
+    need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
+    *work = 0;
+    for (int i = 0; i < QL_MODULES; i++) {
+        const ql_linear *layer = &model->blocks[0].linear[i];
+        need = ql_scratch_max(need, ql_linear_scratch(layer, pass->capacity, threads));
+        size_t floats = ql_linear_work(layer, pass->capacity, (float)model->lora.dropout);
+        *work = floats > *work ? floats : *work;
+    }
+    return need;
+}
+
+ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
+                       ql_workers *workers, ql_error *err)
+{
+    *pass = (ql_pass){.model = model, .kind = kind, .capacity = tokens};
+    pass->rope = (ql_rope){.positions = positions, .half = model->config.head_dim / 2};
+    size_t work;
+    ql_scratch need = scratch_needed(pass, ql_workers_count(workers), &work);
+    ql_status status = ql_workers_reserve(workers, need, err);
+    if (status)
+        return status;
+    ql_arena plan = {0};
+    list_pass(pass, &plan, work);
+    pass->memory = ql_alloc(plan.used);
+    if (!pass->memory)
+        return ql_fail(err, QL_ERR_MEMORY,
+                       "activations of %zu tokens need %zu bytes, which are not to be had: "
+                       "use shorter sequences, smaller batches or recomputation",
+                       tokens, plan.used);
+    pass->bytes = plan.used;
+    ql_arena real = {.base = pass->memory};
+    list_pass(pass, &real, work);
+    ql_rope_config rope = ql_model_rope(&model->config);
+    ql_rope_fill(&pass->rope, &rope, workers);
+    return QL_OK;
+}
+
+void ql_pass_free(ql_pass *pass)
+{
+    free(pass->memory);
+    *pass = (ql_pass){0};
+}
+
+static ql_block_call call_of(ql_pass *pass, const ql_batch *batch, size_t index, const ql_dropout *dropout,
+                             ql_workers *workers)
+{
+    return (ql_block_call){pass->model, index, batch->tokens, batch->position, dropout, pass, workers};
+}
+
+static void forward(ql_pass *pass, const ql_batch *batch, const ql_attention *attention, const ql_dropout *dropout,
+                    ql_workers *workers)
+{
+    const ql_model *model = pass->model;
+    size_t layers = model->config.layers, d = model->config.hidden_size;
+    ql_embed(model->embed, batch->tokens, batch->ids, pass->saved[0].x, d, workers);
+    for (size_t i = 0; i < layers; i++) {
+        ql_block_call call = call_of(pass, batch, i, dropout, workers);
+        float *out = i + 1 < layers ? pass->saved[i + 1].x : pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
+        ql_block_forward(&call, attention, &pass->saved[i], out); /* out may be the block's x */
+    }
+    ql_rmsnorm norm = {1, d, model->final_norm, (float)model->config.rms_norm_eps};
+    const float *x = pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
+    ql_rmsnorm_forward(&norm, batch->tokens, x, d, pass->out, d, pass->final_rstd, workers);
+}
+
+static void backward(ql_pass *pass, const ql_batch *batch, const ql_attention *attention, const ql_dropout *dropout,
+                     ql_workers *workers)
+{
+    const ql_model *model = pass->model;
+    size_t d = model->config.hidden_size;
+    ql_rmsnorm norm = {1, d, model->final_norm, (float)model->config.rms_norm_eps};
+    ql_rmsnorm_backward(&norm, batch->tokens, pass->final_x, d, pass->final_rstd, pass->d, d, pass->d, d, false,
+                        workers);
+    for (size_t i = model->config.layers; i-- > 0;) {
+        ql_block_call call = call_of(pass, batch, i, dropout, workers);
+        if (pass->kind == QL_PASS_RECOMPUTE && i + 1 < model->config.layers) /* the last one is still there */
+            ql_block_forward(&call, attention, &pass->saved[i], pass->out);
+        ql_block_backward(&call, attention, &pass->saved[i]);
+    }
+}
+
+ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, const ql_dropout *dropout,
+                      float *token_loss, ql_loss_sum *loss, ql_workers *workers, ql_error *err)
+{
+    const ql_model *model = pass->model;
+    size_t d = model->config.hidden_size;
+    bool train = pass->kind != QL_PASS_FORWARD;
+    ql_attention attention = ql_model_attention(model, batch->sequences, batch->start);
+    forward(pass, batch, &attention, dropout, workers);
+    ql_loss job = {
+        .head = model->head,
+        .m = batch->tokens,
+        .x = pass->out,
+        .ldx = d,
+        .target = batch->target,
+        .grad_scale = grad_scale,
+        .dx = train ? pass->d : NULL,
+        .lddx = d,
+        .token_loss = token_loss,
+    };
+    *loss = ql_loss_run(&job, pass->loss_buffer, workers);
+    if (loss->first_bad < batch->tokens)
+        return ql_fail(err, QL_ERR_VALUE, "the logits of token %zu of the batch (id %d) are not finite",
+                       loss->first_bad, (int)batch->ids[loss->first_bad]);
+    if (train)
+        backward(pass, batch, &attention, dropout, workers);
+    return QL_OK;
+}

@@ -1,0 +1,87 @@
+/* A pass over a model: its memory, forward and backward. */
+#ifndef QL_SRC_MODEL_PASS_H
+#define QL_SRC_MODEL_PASS_H
+
+#include "model/model.h"
+
+/* What a forward pass keeps of a block for its backward pass; T tokens, D hidden, Q = heads * head_dim,
+ * K = kv_heads * head_dim, F intermediate. Norm outputs and the MLP's activation are made again. */
+typedef struct ql_saved {
+    float *x;            /* [T][D] input */
+    float *q_raw, *k_raw; /* [T][Q], [T][K] before their norms; q and k without qk_norm or backward pass */
+    float *rstd_q, *rstd_k;
+    float *q, *k, *v; /* after rope */
+    float *att;       /* [T][Q] */
+    float *lse;       /* [heads][T] */
+    float *mid;       /* [T][D] after attention */
+    float *gate, *up; /* [T][F] */
+    float *h[QL_MODULES]; /* [T][r] */
+} ql_saved;
+
+typedef enum ql_pass_kind {
+    QL_PASS_FORWARD,   /* keeps nothing: evaluation */
+    QL_PASS_BACKWARD,  /* keeps every block */
+    QL_PASS_RECOMPUTE, /* keeps the inputs of the blocks and computes the rest again */
+} ql_pass_kind;
+
+typedef struct ql_pass {
+    const ql_model *model;
+    ql_pass_kind kind;
+    size_t capacity;  /* tokens */
+    ql_rope rope;     /* its tables reach as far as the longest sequence */
+    ql_saved *saved;  /* [layers]; they share all but x unless kind is QL_PASS_BACKWARD */
+    float *out;       /* [T][D] of the last block, then of the final norm */
+    float *norm;      /* [T][D] */
+    float *act;       /* [T][F] */
+    float *rstd;      /* [T] of the norm at hand */
+    float *dact;      /* [T][F] */
+    float *d, *dnorm; /* [T][D] */
+    float *datt;      /* [T][Q] */
+    float *dk, *dv;   /* [T][K] */
+    float *final_x, *final_rstd;
+    float *work;      /* of ql_linear_forward and backward */
+    void *loss_buffer;
+    char *memory;
+    size_t bytes;
+} ql_pass;
+
+/* Allocates a pass over up to `tokens` tokens in sequences of up to `positions` and reserves the workers' scratch for it. Adapters are attached
+ * before. *pass was zeroed. */
+ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
+                       ql_workers *workers, ql_error *err);
+void ql_pass_free(ql_pass *pass); /* zeroed is fine */
+
+/* The loss of a batch; with a backward pass it adds grad_scale * (gradient of the sum) to the adapters'
+ * gradients. A NULL dropout: none. token_loss[tokens] may be NULL. QL_ERR_VALUE names the first token whose
+ * logits are not finite; the gradients are then not to be used. */
+ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, const ql_dropout *dropout,
+                      float *token_loss, ql_loss_sum *loss, ql_workers *workers, ql_error *err);
+
+/* ---- the blocks, shared with generation ---- */
+
+typedef struct ql_block_call {
+    const ql_model *model;
+    size_t index;       /* of the block */
+    size_t m;           /* tokens */
+    const uint32_t *position;
+    const ql_dropout *dropout; /* NULL: none */
+    ql_pass *pass;      /* its buffers */
+    ql_workers *workers;
+} ql_block_call;
+
+/* The norm of saved->x into pass->norm; q, k (normed and turned) and v from it. */
+void ql_block_qkv(const ql_block_call *call, ql_saved *saved);
+
+/* From saved->att to the block's output out[m][D], which may be saved->x when no backward pass follows. */
+void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out);
+
+void ql_block_forward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved, float *out);
+
+/* pass->d is the gradient of the block's output on entry and of its input on return (unless it is the first
+ * block, below which nothing is trained). Uses up what `saved` holds. */
+void ql_block_backward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved);
+
+/* The attention of the model, over these sequences. */
+ql_attention ql_model_attention(const ql_model *model, size_t sequences, const size_t *start);
+
+#endif

@@ -1,0 +1,209 @@
+/* The training loop's state and one optimizer step. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "qlora/train.h"
+#include "train/batch.h"
+#include "train/clock.h"
+
+struct ql_trainer {
+    ql_model *model;
+    ql_workers *workers;
+    ql_train_options options;
+    ql_batcher batcher;
+    ql_pass pass;
+    ql_adamw optimizer;
+    size_t *order;        /* [samples] of the epoch at hand */
+    size_t ordered_epoch; /* whose order that is, counted from 1; 0: none yet */
+    size_t samples;
+    size_t steps_per_epoch, steps;
+    size_t done;       /* steps */
+    uint64_t forwards; /* micro-batches run, which numbers the dropout masks */
+};
+
+ql_train_options ql_train_options_defaults(void)
+{
+    return (ql_train_options){
+        .batch_size = 4,
+        .grad_accum = 1,
+        .epochs = 1,
+        .lr = 2e-4,
+        .beta1 = 0.9,
+        .beta2 = 0.999,
+        .eps = 1e-8,
+        .max_grad_norm = 1,
+        .schedule = QL_SCHEDULE_COSINE,
+        .shuffle = true,
+    };
+}
+
+static ql_status check_options(const ql_train_options *o, ql_error *err)
+{
+    if (!o->batch_size || o->batch_size > 1 << 20)
+        return ql_fail(err, QL_ERR_ARG, "batch size %zu: must be 1 to 1048576", o->batch_size);
+    if (!o->grad_accum || o->grad_accum > 1 << 20)
+        return ql_fail(err, QL_ERR_ARG, "gradient accumulation %zu: must be 1 to 1048576", o->grad_accum);
+    if (!o->steps && !(o->epochs > 0 && o->epochs <= 1e6))
+        return ql_fail(err, QL_ERR_ARG, "epochs %g: must be above 0, or give steps", o->epochs);
+    if (!(o->lr >= 0 && o->lr <= 1e3))
+        return ql_fail(err, QL_ERR_ARG, "learning rate %g: must be 0 to 1000", o->lr);
+    if (!(o->max_grad_norm >= 0))
+        return ql_fail(err, QL_ERR_ARG, "gradient norm limit %g: must be positive, or 0 for none", o->max_grad_norm);
+    return QL_OK;
+}
+
+static void plan_steps(ql_trainer *t)
+{
+    const ql_train_options *o = &t->options;
+    size_t per_step = o->batch_size * o->grad_accum;
+    t->samples = ql_dataset_count(t->batcher.data);
+    t->steps_per_epoch = (t->samples + per_step - 1) / per_step;
+    t->steps = o->steps ? o->steps : (size_t)ceil(o->epochs * (double)t->steps_per_epoch);
+}
+
+static ql_status build(ql_trainer *t, const ql_dataset *data, ql_error *err)
+{
+    const ql_train_options *o = &t->options;
+    const ql_adapters *adapters = t->model->adapters;
+    if (!ql_model_adapter_parameters(t->model))
+        return ql_fail(err, QL_ERR_ARG, "the model has no trainable adapter: attach one first");
+    ql_status status = check_options(o, err);
+    if (!status)
+        status = ql_batcher_init(&t->batcher, data, o->batch_size, &t->model->config, err);
+    if (status)
+        return status;
+    plan_steps(t);
+    t->order = malloc(t->samples * sizeof *t->order);
+    if (!t->order)
+        return ql_fail(err, QL_ERR_MEMORY, "the order of %zu samples: out of memory", t->samples);
+    status = ql_adamw_init(&t->optimizer, adapters->count, o->beta1, o->beta2, o->eps, o->weight_decay, err);
+    if (status)
+        return status;
+    return ql_pass_init(&t->pass, t->model, t->batcher.tokens, t->batcher.longest,
+                        o->recompute ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD, t->workers, err);
+}
+
+ql_status ql_trainer_create(ql_trainer **out, ql_model *model, const ql_dataset *data, const ql_train_options *options,
+                            ql_workers *workers, ql_error *err)
+{
+    *out = NULL;
+    ql_trainer *t = calloc(1, sizeof *t);
+    if (!t)
+        return ql_fail(err, QL_ERR_MEMORY, "trainer: out of memory");
+    t->model = model;
+    t->workers = workers;
+    t->options = *options;
+    ql_status status = build(t, data, err);
+    if (status) {
+        ql_trainer_destroy(t);
+        return status;
+    }
+    *out = t;
+    return QL_OK;
+}
+
+void ql_trainer_destroy(ql_trainer *t)
+{
+    if (!t)
+        return;
+    ql_pass_free(&t->pass);
+    ql_batcher_free(&t->batcher);
+    ql_adamw_free(&t->optimizer);
+    free(t->order);
+    free(t);
+}
+
+size_t ql_trainer_steps(const ql_trainer *t)
+{
+    return t->steps;
+}
+
+ql_trainer_bytes ql_trainer_memory(const ql_trainer *t)
+{
+    const ql_adapters *a = t->model->adapters;
+    return (ql_trainer_bytes){
+        .adapters = ql_adapters_bytes(a) - a->count * sizeof *a->grad,
+        .gradients = a->count * sizeof *a->grad,
+        .optimizer = t->optimizer.count * 2 * sizeof *t->optimizer.m,
+        .activations = t->pass.bytes,
+        .workspace = ql_workers_bytes(t->workers),
+    };
+}
+
+/* ---- a step ---- */
+
+/* Samples [first, first + count) of the epoch's order belong to this step. */
+typedef struct slice {
+    size_t first, count;
+} slice;
+
+static slice begin_step(ql_trainer *t)
+{
+    size_t epoch = t->done / t->steps_per_epoch;
+    if (t->ordered_epoch != epoch + 1) {
+        for (size_t i = 0; i < t->samples; i++)
+            t->order[i] = i;
+        if (t->options.shuffle)
+            ql_dataset_order(t->batcher.data, t->options.seed, epoch, t->order);
+        t->ordered_epoch = epoch + 1;
+    }
+    size_t per_step = t->options.batch_size * t->options.grad_accum;
+    slice s = {.first = t->done % t->steps_per_epoch * per_step};
+    s.count = t->samples - s.first < per_step ? t->samples - s.first : per_step;
+    return s;
+}
+
+/* Adds up the gradients of the step's micro-batches, each weighted by its learned tokens. */
+static ql_status accumulate(ql_trainer *t, slice s, ql_step_report *report, ql_error *err)
+{
+    size_t batch_size = t->options.batch_size;
+    double sum = 0;
+    report->learned = ql_batcher_learned(&t->batcher, t->order, s.first, s.count);
+    ql_adapters_zero_grad(t->model->adapters);
+    for (size_t at = 0; at < s.count; at += batch_size) {
+        size_t count = s.count - at < batch_size ? s.count - at : batch_size;
+        ql_batch batch = ql_batcher_fill(&t->batcher, t->order, s.first + at, count);
+        ql_dropout dropout = {(float)t->model->lora.dropout, t->options.seed, t->forwards++, 0};
+        ql_loss_sum loss;
+        ql_status status = ql_pass_run(&t->pass, &batch, (float)(1.0 / (double)report->learned),
+                                       dropout.p > 0 ? &dropout : NULL, NULL, &loss, t->workers, err);
+        if (status)
+            return status;
+        sum += loss.sum;
+        report->tokens += batch.tokens;
+    }
+    report->loss = sum / (double)report->learned;
+    return QL_OK;
+}
+
+static ql_status update(ql_trainer *t, ql_step_report *report, ql_error *err)
+{
+    const ql_train_options *o = &t->options;
+    ql_adapters *adapters = t->model->adapters;
+    ql_status status = ql_grad_norm(&report->grad_norm, adapters, t->workers, err);
+    if (status)
+        return status;
+    report->lr = o->lr * ql_schedule_factor(o->schedule, t->done, o->warmup_steps, t->steps);
+    ql_adamw_step(&t->optimizer, adapters, report->lr, ql_clip_factor(report->grad_norm, o->max_grad_norm), t->workers);
+    return QL_OK;
+}
+
+ql_status ql_trainer_step(ql_trainer *t, ql_step_report *report, ql_error *err)
+{
+    *report = (ql_step_report){.step = t->done + 1};
+    if (t->done == t->steps)
+        return ql_fail(err, QL_ERR_ARG, "the run is complete: all %zu steps are done", t->steps);
+    double start = ql_seconds();
+    slice s = begin_step(t);
+    ql_status status = accumulate(t, s, report, err);
+    if (!status)
+        status = update(t, report, err);
+    if (status)
+        return ql_fail_in(err, status, "step %zu", t->done + 1);
+    t->done++;
+    report->epoch = (double)(t->done - 1 - (t->done - 1) % t->steps_per_epoch) / (double)t->steps_per_epoch +
+                    (double)(s.first + s.count) / (double)t->samples;
+    report->seconds = ql_seconds() - start;
+    return QL_OK;
+}
