@@ -1,5 +1,6 @@
 /* Forward and backward of base plus adapter. h keeps s * dropout(x) A^T, so dB needs no further scaling. */
 #include <assert.h>
+#include <string.h>
 
 #include "base/half.h"
 #include "base/workers.h"
@@ -66,14 +67,15 @@ static void run_rows(row_pass *pass, ql_workers *workers)
 
 static void fill_bias(const row_pass *pass, size_t row)
 {
-    for (size_t j = 0; j < pass->cols; j++)
-        pass->dst[row * pass->ldd + j] = pass->src[j];
+    memcpy(pass->dst + row * pass->ldd, pass->src, pass->cols * sizeof *pass->src);
 }
 
 static void scale_row(const row_pass *pass, size_t row)
 {
+    float *dst = pass->dst + row * pass->ldd;
+#pragma omp simd
     for (size_t j = 0; j < pass->cols; j++)
-        pass->dst[row * pass->ldd + j] *= pass->factor;
+        dst[j] *= pass->factor;
 }
 
 static void drop_row(const row_pass *pass, size_t row)
@@ -87,6 +89,7 @@ static void add_dropped_row(const row_pass *pass, size_t row)
 {
     float *masked = (float *)pass->src + row * pass->lds, *dst = pass->dst + row * pass->ldd;
     ql_dropout_apply(pass->dropout, pass->first + row, 0, pass->cols, masked, masked);
+#pragma omp simd
     for (size_t j = 0; j < pass->cols; j++)
         dst[j] += masked[j];
 }
