@@ -48,6 +48,7 @@ QL_API ql_status ql_tensors_open(ql_tensors **out, const char *path, ql_error *e
 
 QL_API void ql_tensors_close(ql_tensors *tensors); /* NULL is fine; invalidates every ql_tensor of it */
 
+QL_API const char *ql_tensors_path(const ql_tensors *tensors); /* what was opened */
 QL_API size_t ql_tensors_count(const ql_tensors *tensors);
 
 /* Tensor number `index` in the order of the files and of the data in them: good for reading through. */
@@ -86,12 +87,12 @@ QL_API ql_status ql_safetensors_write(const char *path, const ql_tensor *tensors
 typedef struct ql_json {
     char *text; /* NUL-terminated once there is any */
     size_t length;
-    bool pretty;  /* one member a line, indented by two spaces */
-    bool failed;  /* out of memory or wrong nesting */
-    bool started; /* the container that is open has a member already */
-    unsigned depth;
-    uint64_t arrays; /* bit d: the container at depth d is an array; 64 levels at most */
     size_t capacity;
+    bool pretty;      /* one member a line, indented by two spaces */
+    bool started;     /* the container that is open has a member already */
+    unsigned depth;   /* containers that are open; 64 at most */
+    uint64_t arrays;  /* bit d: the one opened at depth d is an array */
+    ql_status status; /* what went wrong first */
 } ql_json;
 
 QL_API void ql_json_object(ql_json *json, const char *key); /* opens {, until ql_json_end */
@@ -99,7 +100,7 @@ QL_API void ql_json_array(ql_json *json, const char *key);  /* opens [, until ql
 QL_API void ql_json_end(ql_json *json);
 QL_API void ql_json_string(ql_json *json, const char *key, const char *value); /* NULL writes null */
 QL_API void ql_json_integer(ql_json *json, const char *key, int64_t value);
-QL_API void ql_json_number(ql_json *json, const char *key, double value); /* fewest digits that read back the same */
+QL_API void ql_json_number(ql_json *json, const char *key, double value); /* with the digits to read it back exactly */
 QL_API void ql_json_bool(ql_json *json, const char *key, bool value);
 QL_API void ql_json_null(ql_json *json, const char *key);
 

@@ -37,7 +37,7 @@ typedef struct ql_json_at {
     const json_t *value;
     const char *file;
     size_t line;    /* of a JSON lines file; 0: none */
-    char path[112]; /* "rope_scaling.factor", "added_tokens[3]"; empty for the root */
+    char path[168]; /* "rope_scaling.factor", "added_tokens[3]"; empty for the root */
 } ql_json_at;
 
 ql_json_at ql_json_root(const char *file, const json_t *value);
@@ -69,8 +69,10 @@ ql_status ql_json_get_object(const ql_json_at *object, const char *key, ql_json_
 ql_status ql_json_get_array(const ql_json_at *object, const char *key, ql_json_need need, ql_json_at *out,
                             ql_error *err);
 
-/* Element `index` of an array. */
+/* Element `index` of an array, as it is and as an integer in [min, max]. */
 ql_json_at ql_json_element(const ql_json_at *array, size_t index);
+ql_status ql_json_get_size_at(const ql_json_at *array, size_t index, size_t min, size_t max, size_t *out,
+                              ql_error *err);
 
 /* QL_ERR_FORMAT "file: path: expected WHAT, got VALUE": for checks of one's own. */
 ql_status ql_json_expected(const ql_json_at *at, const char *what, ql_error *err);

@@ -41,8 +41,6 @@ const json_t *ql_json_member(const ql_json_at *object, const char *key)
 
 static const char *describe(const json_t *value, char text[64])
 {
-    if (!value)
-        return "nothing";
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         return "an object";
@@ -64,7 +62,7 @@ static const char *describe(const json_t *value, char text[64])
     case JSON_NULL:
         return "null";
     }
-    return "nothing";
+    return "?";
 }
 
 ql_status ql_json_expected(const ql_json_at *at, const char *what, ql_error *err)
@@ -72,6 +70,8 @@ ql_status ql_json_expected(const ql_json_at *at, const char *what, ql_error *err
     char text[64], line[24] = "";
     if (at->line)
         snprintf(line, sizeof line, ":%zu", at->line);
+    if (!at->value)
+        return ql_fail(err, QL_ERR_FORMAT, "%s%s: %s is missing (%s is expected)", at->file, line, at->path, what);
     return ql_fail(err, QL_ERR_FORMAT, "%s%s: %s%sexpected %s, got %s", at->file, line, at->path,
                    at->path[0] ? ": " : "", what, describe(at->value, text));
 }
@@ -102,30 +102,48 @@ static bool to_integer(const json_t *value, int64_t *out)
     return true;
 }
 
+static ql_status take_integer(const ql_json_at *at, int64_t min, int64_t max, int64_t *out, ql_error *err)
+{
+    int64_t value;
+    if (at->value && to_integer(at->value, &value) && value >= min && value <= max) {
+        *out = value;
+        return QL_OK;
+    }
+    char what[80];
+    snprintf(what, sizeof what, "an integer from %lld to %lld", (long long)min, (long long)max);
+    return ql_json_expected(at, what, err);
+}
+
 ql_status ql_json_get_int(const ql_json_at *object, const char *key, ql_json_need need, int64_t min, int64_t max,
                           int64_t *out, ql_error *err)
 {
-    char what[80];
-    snprintf(what, sizeof what, "an integer from %lld to %lld", (long long)min, (long long)max);
     ql_json_at at;
-    ql_status status = find(&at, object, key, need, what, err);
-    if (status != QL_OK || !at.value)
-        return status;
-    int64_t value;
-    if (!to_integer(at.value, &value) || value < min || value > max)
-        return ql_json_expected(&at, what, err);
-    *out = value;
-    return QL_OK;
+    ql_status status = find(&at, object, key, need, "an integer", err);
+    return status != QL_OK || !at.value ? status : take_integer(&at, min, max, out, err);
 }
 
 ql_status ql_json_get_size(const ql_json_at *object, const char *key, ql_json_need need, size_t min, size_t max,
                            size_t *out, ql_error *err)
 {
     assert(max <= INT64_MAX);
-    int64_t value = (int64_t)min;
-    bool there = need == QL_REQUIRED || (ql_json_member(object, key) && !json_is_null(ql_json_member(object, key)));
-    ql_status status = ql_json_get_int(object, key, need, (int64_t)min, (int64_t)max, &value, err);
-    if (status == QL_OK && there)
+    ql_json_at at;
+    int64_t value;
+    ql_status status = find(&at, object, key, need, "an integer", err);
+    if (status != QL_OK || !at.value)
+        return status;
+    status = take_integer(&at, (int64_t)min, (int64_t)max, &value, err);
+    if (status == QL_OK)
+        *out = (size_t)value;
+    return status;
+}
+
+ql_status ql_json_get_size_at(const ql_json_at *array, size_t index, size_t min, size_t max, size_t *out, ql_error *err)
+{
+    assert(max <= INT64_MAX);
+    ql_json_at at = ql_json_element(array, index);
+    int64_t value;
+    ql_status status = take_integer(&at, (int64_t)min, (int64_t)max, &value, err);
+    if (status == QL_OK)
         *out = (size_t)value;
     return status;
 }
