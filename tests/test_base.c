@@ -10,6 +10,7 @@
 #include "base/half.h"
 #include "base/rng.h"
 #include "base/workers.h"
+#include "support.h"
 
 START_TEST(f16_round_trips_every_pattern)
 {
@@ -169,9 +170,5 @@ int main(void)
     tcase_add_test(tests, caps_only_take_away);
     tcase_add_test(tests, errors_nest);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return test_run(suite);
 }
