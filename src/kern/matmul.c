@@ -4,6 +4,11 @@
 
 const ql_matmul_kernel *const ql_matmul_kernels[] = {
     &ql_matmul_scalar,
+    &ql_matmul_portable,
+#ifdef __x86_64__
+    &ql_matmul_avx2,
+    &ql_matmul_avx512,
+#endif
 };
 const size_t ql_matmul_kernel_count = sizeof ql_matmul_kernels / sizeof *ql_matmul_kernels;
 

@@ -2,7 +2,6 @@
 
 #include <cblas.h>
 
-#include "base/cpu.h"
 #include "base/workers.h"
 #include "quant/weight.h"
 
@@ -65,26 +64,25 @@ void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_work
 ql_scratch ql_matmul_scratch(const ql_weight *w, size_t m, size_t threads)
 {
     (void)threads;
-    const ql_matmul_kernel *kernel = ql_matmul_select(&w->view, ql_cpu_features());
     ql_product forward = {.w = &w->view, .m = m}, backward = {.w = &w->view, .m = m, .transposed = true};
-    return ql_scratch_max(ql_product_scratch(kernel, &forward), ql_product_scratch(kernel, &backward));
+    return ql_scratch_max(ql_product_scratch(w->kernel, &forward), ql_product_scratch(w->kernel, &backward));
 }
 
 void ql_matmul(const ql_weight *w, size_t m, const float *x, size_t ldx, float *y, size_t ldy, bool add,
                ql_workers *workers)
 {
     ql_product p = {.w = &w->view, .m = m, .x = x, .ldx = ldx, .y = y, .ldy = ldy, .add = add};
-    ql_product_run(ql_matmul_select(&w->view, ql_cpu_features()), &p, workers);
+    ql_product_run(w->kernel, &p, workers);
 }
 
 void ql_matmul_t(const ql_weight *w, size_t m, const float *dy, size_t lddy, float *dx, size_t lddx, bool add,
                  ql_workers *workers)
 {
     ql_product p = {.w = &w->view, .transposed = true, .m = m, .x = dy, .ldx = lddy, .y = dx, .ldy = lddx, .add = add};
-    ql_product_run(ql_matmul_select(&w->view, ql_cpu_features()), &p, workers);
+    ql_product_run(w->kernel, &p, workers);
 }
 
 const char *ql_weight_kernel(const ql_weight *w)
 {
-    return ql_matmul_select(&w->view, ql_cpu_features())->name;
+    return w->kernel->name;
 }

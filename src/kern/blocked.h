@@ -1,0 +1,29 @@
+/* The blocked product that the vector kernels share. x is packed once into micro-tiles; a panel of W
+ * (`width` outputs x `depth` terms) is decoded to fp32 into the first-level cache and multiplied with
+ * every micro-tile of the rectangle while it is there. An instruction set brings the two inner parts. */
+#ifndef QL_SRC_KERN_BLOCKED_H
+#define QL_SRC_KERN_BLOCKED_H
+
+#include "kern/matmul.h"
+
+typedef struct ql_blocked {
+    size_t tokens; /* most tokens of a micro-tile */
+    size_t width;  /* outputs of a panel, a multiple of 16 */
+    size_t depth;  /* terms of the sums in a panel, a multiple of 64 */
+    /* panel[i][width] = W for terms [from, from + depth) of outputs [col, col + cols); the rest of a
+     * row may hold anything finite. */
+    void (*fill)(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel);
+    /* y[rows][cols] (+)= a[depth][rows] * panel[depth][width]. */
+    void (*multiply)(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
+                     bool add);
+} ql_blocked;
+
+ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p);
+void ql_blocked_pack(const ql_blocked *b, const ql_product *p, size_t index, float *packed);
+void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, const float *packed, float *panel);
+
+/* Any format, in plain C: the slow way to fill a panel. */
+void ql_blocked_fill(const ql_product *p, size_t width, size_t col, size_t cols, size_t from, size_t depth,
+                     float *panel);
+
+#endif

@@ -1,0 +1,217 @@
+#include "kern/fill_avx2.h"
+
+#include <immintrin.h>
+
+#include "kern/decode.h"
+
+enum { WIDTH = 16, LANES = 8 };
+
+/* 16 values in two registers, and what looks one up by the low four bits of each word. */
+typedef struct table16 {
+    __m256 first, second;
+} table16;
+
+static inline __m256 look_up(table16 t, __m256i code)
+{
+    __m256 a = _mm256_permutevar8x32_ps(t.first, code), b = _mm256_permutevar8x32_ps(t.second, code);
+    return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+}
+
+static inline table16 load_table(const float *table)
+{
+    if (!table)
+        return (table16){_mm256_setzero_ps(), _mm256_setzero_ps()};
+    return (table16){_mm256_loadu_ps(table), _mm256_loadu_ps(table + 8)};
+}
+
+/* 16 bytes of each of 8 rows, as four vectors of the rows' 32-bit words. */
+typedef struct turned {
+    __m256i word[4];
+} turned;
+
+static inline turned turn(const char *const rows[LANES], size_t at)
+{
+    __m256i r[4];
+    for (int i = 0; i < 4; i++) {
+        __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(rows[i] + at));
+        __m128i high = _mm_loadu_si128((const __m128i *)(const void *)(rows[4 + i] + at));
+        r[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    }
+    __m256i a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpackhi_epi32(r[0], r[1]);
+    __m256i c = _mm256_unpacklo_epi32(r[2], r[3]), d = _mm256_unpackhi_epi32(r[2], r[3]);
+    return (turned){{_mm256_unpacklo_epi64(a, c), _mm256_unpackhi_epi64(a, c), _mm256_unpacklo_epi64(b, d),
+                     _mm256_unpackhi_epi64(b, d)}};
+}
+
+/* The scales of 8 rows: out[g][8] for groups [first, first + count) of each. */
+static void turn_scales(const ql_wview *w, const size_t rows[LANES], size_t first, size_t count, float *out)
+{
+    size_t groups = ql_row_groups(w);
+    float line[8];
+    for (int r = 0; r < LANES; r++) {
+        ql_decode_scales(w, rows[r] * groups + first, count, line);
+        for (size_t g = 0; g < count; g++)
+            out[g * LANES + r] = line[g];
+    }
+}
+
+/* One 64-block of 8 rows of a 4-bit code: columns 0..31 in the low nibbles, 32..63 in the high ones. */
+static void block_4bit(const char *const rows[LANES], size_t at, table16 table, __m256 low, __m256 high, float *panel)
+{
+    for (size_t half = 0; half < 2; half++) {
+        turned t = turn(rows, at + half * 16);
+        for (size_t j = 0; j < 4; j++) {
+            float *out = panel + (half * 16 + j * 4) * WIDTH;
+#pragma GCC unroll 4
+            for (int b = 0; b < 4; b++) {
+                __m256i even = _mm256_srli_epi32(t.word[j], 8 * b), odd = _mm256_srli_epi32(t.word[j], 8 * b + 4);
+                _mm256_store_ps(out + b * WIDTH, _mm256_mul_ps(look_up(table, even), low));
+                _mm256_store_ps(out + (b + 32) * WIDTH, _mm256_mul_ps(look_up(table, odd), high));
+            }
+        }
+    }
+}
+
+static void block_int8(const char *const rows[LANES], size_t at, __m256 low, __m256 high, float *panel)
+{
+    for (size_t j = 0; j < 16; j += 4) {
+        turned t = turn(rows, at + j * 4);
+        __m256 scale = j < 8 ? low : high;
+        for (size_t i = 0; i < 4; i++) {
+            float *out = panel + (j + i) * 4 * WIDTH;
+#pragma GCC unroll 4
+            for (int b = 0; b < 4; b++) {
+                __m256i code = _mm256_srai_epi32(_mm256_slli_epi32(t.word[i], 24 - 8 * b), 24);
+                _mm256_store_ps(out + b * WIDTH, _mm256_mul_ps(_mm256_cvtepi32_ps(code), scale));
+            }
+        }
+    }
+}
+
+static inline __m256 widen_f16(__m256i word)
+{
+    __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(word), _mm256_extracti128_si256(word, 1));
+    return _mm256_cvtph_ps(half);
+}
+
+/* Dense codes, 16 bytes of 8 rows, of which `count` are wanted. */
+static void piece_dense(ql_code code, turned t, size_t count, float *panel)
+{
+    size_t size = code == QL_CODE_F32 ? 4 : 2;
+    for (size_t j = 0; j * 4 < count; j++) {
+        __m256i word = t.word[j];
+        float *out = panel + j * 4 / size * WIDTH;
+        if (code == QL_CODE_F32) {
+            _mm256_store_ps(out, _mm256_castsi256_ps(word));
+            continue;
+        }
+        __m256i even = _mm256_and_si256(word, _mm256_set1_epi32(0xffff)), odd = _mm256_srli_epi32(word, 16);
+        bool bf16 = code == QL_CODE_BF16;
+        _mm256_store_ps(out, bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(even, 16)) : widen_f16(even));
+        if (j * 4 + 2 < count)
+            _mm256_store_ps(out + WIDTH, bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(odd, 16)) : widen_f16(odd));
+    }
+}
+
+static void forward_dense(const ql_wview *w, const char *const rows[LANES], size_t from, size_t depth, float *panel)
+{
+    size_t size = w->format.code == QL_CODE_F32 ? 4 : 2, bytes = depth * size, whole = bytes / 16 * 16;
+    for (size_t at = 0; at < whole; at += 16)
+        piece_dense(w->format.code, turn(rows, from * size + at), 16, panel + at / size * WIDTH);
+    if (whole == bytes)
+        return;
+    char tail[LANES][16] = {{0}}; /* reading past the end of a row could leave the matrix */
+    const char *lines[LANES];
+    for (int r = 0; r < LANES; r++) {
+        memcpy(tail[r], rows[r] + from * size + whole, bytes - whole);
+        lines[r] = tail[r];
+    }
+    piece_dense(w->format.code, turn(lines, 0), bytes - whole, panel + whole / size * WIDTH);
+}
+
+static void forward_coded(const ql_wview *w, const char *const rows[LANES], const size_t index[LANES], size_t from,
+                          size_t depth, float *panel)
+{
+    float scales[8 * LANES];
+    size_t group = w->format.group, first = from / group, last = (from + depth - 1) / group;
+    turn_scales(w, index, first, last - first + 1, scales);
+    table16 table = load_table(w->table);
+    for (size_t at = 0; at < depth; at += QL_BLOCK) {
+        size_t g0 = (from + at) / group, g1 = (from + at + 32) / group;
+        __m256 low = _mm256_loadu_ps(scales + (g0 - first) * LANES);
+        __m256 high = g1 <= last ? _mm256_loadu_ps(scales + (g1 - first) * LANES) : low;
+        if (w->format.code == QL_CODE_INT8)
+            block_int8(rows, from + at, low, high, panel + at * WIDTH);
+        else
+            block_4bit(rows, (from + at) / 2, table, low, high, panel + at * WIDTH);
+    }
+}
+
+void ql_fill_forward_avx2(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    for (size_t part = 0; part < WIDTH && part < cols; part += LANES) {
+        const char *rows[LANES];
+        size_t index[LANES];
+        for (size_t r = 0; r < LANES; r++) { /* past the last row: the last again, never stored */
+            index[r] = col + (part + r < cols ? part + r : cols - 1);
+            rows[r] = (const char *)w->codes + index[r] * w->row_bytes;
+        }
+        if (ql_is_dense(w))
+            forward_dense(w, rows, from, depth, panel + part);
+        else
+            forward_coded(w, rows, index, from, depth, panel + part);
+    }
+}
+
+static void row_4bit(const uint8_t *codes, int shift, table16 table, float *out)
+{
+    for (int i = 0; i < 2; i++) {
+        __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + 8 * i)));
+        _mm256_store_ps(out + 8 * i, look_up(table, _mm256_srli_epi32(code, shift)));
+    }
+}
+
+static void row_int8(const int8_t *codes, __m256 scale, float *out)
+{
+    for (int i = 0; i < 2; i++) {
+        __m256i code = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + 8 * i)));
+        _mm256_store_ps(out + 8 * i, _mm256_mul_ps(_mm256_cvtepi32_ps(code), scale));
+    }
+}
+
+static void row_dense(const ql_wview *w, size_t row, size_t col, size_t cols, float *out)
+{
+    const char *line = (const char *)w->codes + row * w->row_bytes + col * (w->format.code == QL_CODE_F32 ? 4 : 2);
+    if (cols < WIDTH || w->format.code == QL_CODE_F32) {
+        ql_decode_row(w, row, col, cols < WIDTH ? cols : WIDTH, out);
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        __m128i half = _mm_loadu_si128((const __m128i *)(const void *)(line + 16 * i));
+        __m256 value = w->format.code == QL_CODE_F16
+                           ? _mm256_cvtph_ps(half)
+                           : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+        _mm256_store_ps(out + 8 * i, value);
+    }
+}
+
+void ql_fill_backward_avx2(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    size_t groups = ql_row_groups(w);
+    table16 table = load_table(w->table);
+    for (size_t i = 0; i < depth; i++, panel += WIDTH) {
+        const char *line = (const char *)w->codes + (from + i) * w->row_bytes;
+        if (ql_is_dense(w)) {
+            row_dense(w, from + i, col, cols, panel);
+            continue;
+        }
+        __m256 scale = _mm256_set1_ps(ql_wview_scale(w, (from + i) * groups + col / w->format.group));
+        if (w->format.code == QL_CODE_INT8) {
+            row_int8((const int8_t *)line + col, scale, panel);
+        } else {
+            table16 scaled = {_mm256_mul_ps(table.first, scale), _mm256_mul_ps(table.second, scale)};
+            row_4bit((const uint8_t *)line + col / QL_BLOCK * 32 + col % 32, col % QL_BLOCK < 32 ? 0 : 4, scaled,
+                     panel);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+#include "kern/fill_avx512.h"
+
+#include <immintrin.h>
+
+#include "kern/decode.h"
+
+enum { WIDTH = 32, LANES = 16 };
+
+/* 16 bytes from `at` of each of 16 rows, as four vectors of the rows' 32-bit words. */
+typedef struct turned {
+    __m512i word[4];
+} turned;
+
+static inline __m128i load_piece(const char *row, __mmask16 bytes)
+{
+    return _mm_maskz_loadu_epi8(bytes, row);
+}
+
+/* rows[i]: where row i's 16 bytes start; only the bytes of the mask are read. */
+static inline turned turn(const char *const rows[LANES], size_t at, __mmask16 bytes)
+{
+    __m512i r[4];
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_castsi128_si512(load_piece(rows[i] + at, bytes));
+        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[4 + i] + at, bytes), 1);
+        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[8 + i] + at, bytes), 2);
+        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[12 + i] + at, bytes), 3);
+    }
+    __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
+    __m512i c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+    return (turned){{_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d),
+                     _mm512_unpackhi_epi64(b, d)}};
+}
+
+/* The scales of 16 rows: out[g][16] for groups [first, first + count) of each. */
+static void turn_scales(const ql_wview *w, const size_t rows[LANES], size_t first, size_t count, float *out)
+{
+    size_t groups = ql_row_groups(w);
+    float line[8];
+    for (int r = 0; r < LANES; r++) {
+        ql_decode_scales(w, rows[r] * groups + first, count, line);
+        for (size_t g = 0; g < count; g++)
+            out[g * LANES + r] = line[g];
+    }
+}
+
+/* One 64-block of 16 rows of a 4-bit code: columns 0..31 in the low nibbles, 32..63 in the high ones.
+ * vpermps looks at the low four bits of a word only, so a shift is all the unpacking there is. */
+static void block_4bit(const char *const rows[LANES], size_t at, __m512 table, __m512 low, __m512 high, float *panel)
+{
+    for (size_t half = 0; half < 2; half++) {
+        turned t = turn(rows, at + half * 16, 0xffff);
+        for (size_t j = 0; j < 4; j++) {
+            float *out = panel + (half * 16 + j * 4) * WIDTH;
+#pragma GCC unroll 4
+            for (unsigned b = 0; b < 4; b++) {
+                __m512i even = _mm512_srli_epi32(t.word[j], 8 * b), odd = _mm512_srli_epi32(t.word[j], 8 * b + 4);
+                _mm512_store_ps(out + b * WIDTH, _mm512_mul_ps(_mm512_permutexvar_ps(even, table), low));
+                _mm512_store_ps(out + (b + 32) * WIDTH, _mm512_mul_ps(_mm512_permutexvar_ps(odd, table), high));
+            }
+        }
+    }
+}
+
+static void block_int8(const char *const rows[LANES], size_t at, __m512 low, __m512 high, float *panel)
+{
+    for (size_t j = 0; j < 16; j += 4) {
+        turned t = turn(rows, at + j * 4, 0xffff);
+        __m512 scale = j < 8 ? low : high;
+        for (size_t i = 0; i < 4; i++) {
+            float *out = panel + (j + i) * 4 * WIDTH;
+#pragma GCC unroll 4
+            for (unsigned b = 0; b < 4; b++) {
+                __m512i code = _mm512_srai_epi32(_mm512_slli_epi32(t.word[i], 24 - 8 * b), 24);
+                _mm512_store_ps(out + b * WIDTH, _mm512_mul_ps(_mm512_cvtepi32_ps(code), scale));
+            }
+        }
+    }
+}
+
+/* Dense codes, `count` bytes (at most 16) of 16 rows. */
+static void piece_dense(ql_code code, const char *const rows[LANES], size_t at, size_t count, float *panel)
+{
+    turned t = turn(rows, at, (__mmask16)((1u << count) - 1));
+    size_t size = code == QL_CODE_F32 ? 4 : 2;
+    for (size_t j = 0; j * 4 < count; j++) {
+        __m512i word = t.word[j];
+        float *out = panel + j * 4 / size * WIDTH;
+        if (code == QL_CODE_F32) {
+            _mm512_store_ps(out, _mm512_castsi512_ps(word));
+            continue;
+        }
+        __m512i odd = _mm512_srli_epi32(word, 16);
+        __m512 first, second;
+        if (code == QL_CODE_BF16) {
+            first = _mm512_castsi512_ps(_mm512_slli_epi32(word, 16));
+            second = _mm512_castsi512_ps(_mm512_slli_epi32(odd, 16));
+        } else {
+            first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(word));
+            second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(odd));
+        }
+        _mm512_store_ps(out, first);
+        if (j * 4 + 2 < count)
+            _mm512_store_ps(out + WIDTH, second);
+    }
+}
+
+static void forward_dense(const ql_wview *w, const char *const rows[LANES], size_t from, size_t depth, float *panel)
+{
+    size_t size = w->format.code == QL_CODE_F32 ? 4 : 2;
+    for (size_t at = 0; at < depth * size; at += 16) {
+        size_t left = depth * size - at;
+        piece_dense(w->format.code, rows, from * size + at, left < 16 ? left : 16, panel + at / size * WIDTH);
+    }
+}
+
+static void forward_coded(const ql_wview *w, const char *const rows[LANES], const size_t index[LANES], size_t from,
+                          size_t depth, float *panel)
+{
+    float scales[8 * LANES];
+    size_t group = w->format.group, first = from / group, last = (from + depth - 1) / group;
+    turn_scales(w, index, first, last - first + 1, scales);
+    __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
+    for (size_t at = 0; at < depth; at += QL_BLOCK) {
+        size_t g0 = (from + at) / group, g1 = (from + at + 32) / group;
+        __m512 low = _mm512_loadu_ps(scales + (g0 - first) * LANES);
+        __m512 high = g1 <= last ? _mm512_loadu_ps(scales + (g1 - first) * LANES) : low;
+        if (w->format.code == QL_CODE_INT8)
+            block_int8(rows, from + at, low, high, panel + at * WIDTH);
+        else
+            block_4bit(rows, (from + at) / 2, table, low, high, panel + at * WIDTH);
+    }
+}
+
+void ql_fill_forward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    for (size_t part = 0; part < WIDTH && part < cols; part += LANES) {
+        const char *rows[LANES];
+        size_t index[LANES];
+        for (size_t r = 0; r < LANES; r++) { /* past the last row: the last again, never stored */
+            index[r] = col + (part + r < cols ? part + r : cols - 1);
+            rows[r] = (const char *)w->codes + index[r] * w->row_bytes;
+        }
+        if (ql_is_dense(w))
+            forward_dense(w, rows, from, depth, panel + part);
+        else
+            forward_coded(w, rows, index, from, depth, panel + part);
+    }
+}
+
+static void row_4bit(const uint8_t *codes, unsigned shift, __m512 table, float *out)
+{
+    for (int i = 0; i < 2; i++) {
+        __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + 16 * i)));
+        _mm512_store_ps(out + 16 * i, _mm512_permutexvar_ps(_mm512_srli_epi32(code, shift), table));
+    }
+}
+
+static void row_int8(const int8_t *codes, __m512 scale, float *out)
+{
+    for (int i = 0; i < 2; i++) {
+        __m512i code = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(codes + 16 * i)));
+        _mm512_store_ps(out + 16 * i, _mm512_mul_ps(_mm512_cvtepi32_ps(code), scale));
+    }
+}
+
+static void row_dense(ql_code code, const char *line, size_t cols, float *out)
+{
+    uint32_t bits = cols < WIDTH ? (1u << cols) - 1 : ~0u;
+    for (int i = 0; i < 2; i++, bits >>= 16) {
+        __mmask16 mask = (__mmask16)bits;
+        __m512 value;
+        if (code == QL_CODE_F32) {
+            value = _mm512_maskz_loadu_ps(mask, line + 64 * i);
+        } else {
+            __m256i half = _mm256_maskz_loadu_epi16(mask, line + 32 * i);
+            value = code == QL_CODE_F16 ? _mm512_cvtph_ps(half)
+                                        : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+        }
+        _mm512_store_ps(out + 16 * i, value);
+    }
+}
+
+void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    const char *line = (const char *)w->codes + from * w->row_bytes;
+    size_t groups = ql_row_groups(w);
+    __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
+    for (size_t i = 0; i < depth; i++, line += w->row_bytes, panel += WIDTH) {
+        if (ql_is_dense(w)) {
+            row_dense(w->format.code, line + col * (w->format.code == QL_CODE_F32 ? 4 : 2), cols, panel);
+            continue;
+        }
+        __m512 scale = _mm512_set1_ps(ql_wview_scale(w, (from + i) * groups + col / w->format.group));
+        if (w->format.code == QL_CODE_INT8)
+            row_int8((const int8_t *)line + col, scale, panel);
+        else
+            row_4bit((const uint8_t *)line + col / QL_BLOCK * 32, col % QL_BLOCK ? 4 : 0, _mm512_mul_ps(table, scale),
+                     panel);
+    }
+}

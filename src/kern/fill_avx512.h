@@ -1,0 +1,14 @@
+/* Panels of W in fp32, 32 outputs wide, decoded with AVX-512. Weights whose groups cross row ends are
+ * not for these. */
+#ifndef QL_SRC_KERN_FILL_AVX512_H
+#define QL_SRC_KERN_FILL_AVX512_H
+
+#include "kern/wview.h"
+
+/* panel[i][32] = W[col..][from + i]: outputs are rows of W, turned on the way. from: multiple of 64. */
+void ql_fill_forward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel);
+
+/* panel[i][32] = W[from + i][col..]: rows of W as they lie. col: multiple of 32. */
+void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel);
+
+#endif

@@ -1,0 +1,99 @@
+/* AVX2 and FMA, fp32: panels decoded into the first-level cache, a 6 x 16 FMA micro-tile. */
+#include <immintrin.h>
+
+#include "base/cpu.h"
+#include "kern/blocked.h"
+#include "kern/decode.h"
+#include "kern/fill_avx2.h"
+#include "kern/kernels.h"
+
+enum { TOKENS = 6, WIDTH = 16, DEPTH = 256 };
+
+static void store(float *line, __m256 low, __m256 high, size_t cols, bool add)
+{
+    if (cols >= WIDTH) {
+        if (add) {
+            low = _mm256_add_ps(low, _mm256_loadu_ps(line));
+            high = _mm256_add_ps(high, _mm256_loadu_ps(line + 8));
+        }
+        _mm256_storeu_ps(line, low);
+        _mm256_storeu_ps(line + 8, high);
+        return;
+    }
+    float sum[WIDTH];
+    _mm256_storeu_ps(sum, low);
+    _mm256_storeu_ps(sum + 8, high);
+    for (size_t i = 0; i < cols; i++)
+        line[i] = add ? sum[i] + line[i] : sum[i];
+}
+
+static inline __attribute__((always_inline)) void micro(size_t rows, size_t depth, const float *a, const float *panel,
+                                                        float *y, size_t ldy, size_t cols, bool add)
+{
+    __m256 low[TOKENS], high[TOKENS];
+#pragma GCC unroll 6
+    for (size_t r = 0; r < rows; r++)
+        low[r] = high[r] = _mm256_setzero_ps();
+    for (size_t i = 0; i < depth; i++) {
+        __m256 b0 = _mm256_load_ps(panel + i * WIDTH), b1 = _mm256_load_ps(panel + i * WIDTH + 8);
+#pragma GCC unroll 6
+        for (size_t r = 0; r < rows; r++) {
+            __m256 x = _mm256_broadcast_ss(a + i * rows + r);
+            low[r] = _mm256_fmadd_ps(x, b0, low[r]);
+            high[r] = _mm256_fmadd_ps(x, b1, high[r]);
+        }
+    }
+#pragma GCC unroll 6
+    for (size_t r = 0; r < rows; r++)
+        store(y + r * ldy, low[r], high[r], cols, add);
+}
+
+static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
+                     bool add)
+{
+    switch (rows) {
+    case 1: micro(1, depth, a, panel, y, ldy, cols, add); break;
+    case 2: micro(2, depth, a, panel, y, ldy, cols, add); break;
+    case 3: micro(3, depth, a, panel, y, ldy, cols, add); break;
+    case 4: micro(4, depth, a, panel, y, ldy, cols, add); break;
+    case 5: micro(5, depth, a, panel, y, ldy, cols, add); break;
+    default: micro(6, depth, a, panel, y, ldy, cols, add); break;
+    }
+}
+
+static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    if (!ql_is_dense(p->w) && !ql_row_groups(p->w))
+        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel);
+    else if (p->transposed)
+        ql_fill_backward_avx2(p->w, col, cols, from, depth, panel);
+    else
+        ql_fill_forward_avx2(p->w, col, cols, from, depth, panel);
+}
+
+static const ql_blocked blocked = {
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .multiply = multiply};
+
+static bool accepts(const ql_wview *w)
+{
+    (void)w;
+    return true;
+}
+
+static ql_plan plan(const ql_product *p)
+{
+    return ql_blocked_plan(&blocked, p);
+}
+
+static void pack(const ql_product *p, size_t index, void *packed)
+{
+    ql_blocked_pack(&blocked, p, index, packed);
+}
+
+static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    ql_blocked_tile(&blocked, p, t, packed, scratch);
+}
+
+const ql_matmul_kernel ql_matmul_avx2 = {
+    .name = "avx2", .cpu = QL_CPU_AVX2, .accepts = accepts, .plan = plan, .pack = pack, .tile = tile};

@@ -1,0 +1,199 @@
+/* Every kernel of the list that this processor has, in every format, against sums in double. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/cpu.h"
+#include "base/workers.h"
+#include "matmul_case.h"
+#include "quant/matmul.h"
+#include "support.h"
+
+typedef struct shape {
+    size_t m, n, k;
+} shape;
+
+static const shape shapes[] = {{1, 1, 1},    {1, 33, 65},   {2, 16, 64},  {3, 70, 172},  {5, 31, 256},
+                               {16, 100, 8}, {15, 4, 300},  {29, 97, 40}, {33, 130, 515}, {64, 64, 128}};
+
+/* One product: x and y end at guard pages, their rows further apart than they are long. */
+typedef struct run {
+    ql_product product;
+    guarded x, y;
+    float *before; /* y as it was */
+} run;
+
+static size_t span(size_t rows, size_t length, size_t ld)
+{
+    return (rows - 1) * ld + length;
+}
+
+static void run_make(run *r, const weight_case *c, bool transposed, size_t m, bool add, bool exact, bool low,
+                     ql_rng *rng)
+{
+    *r = (run){.product = {.w = &c->view, .transposed = transposed, .m = m, .add = add}};
+    ql_product *p = &r->product;
+    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
+    p->ldx = inputs + 3, p->ldy = outputs + 5;
+    size_t xs = span(m, inputs, p->ldx), ys = span(m, outputs, p->ldy);
+    r->x = guarded_new(xs * sizeof(float), low);
+    r->y = guarded_new(ys * sizeof(float), low);
+    p->x = (float *)(void *)r->x.data;
+    p->y = (float *)(void *)r->y.data;
+    r->before = malloc(ys * sizeof(float));
+    for (size_t i = 0; i < xs; i++)
+        ((float *)(void *)r->x.data)[i] = exact ? (float)ql_rng_below(rng, 9) - 4 : ql_uniform(ql_rng_next(rng)) - 0.5f;
+    for (size_t i = 0; i < ys; i++)
+        p->y[i] = r->before[i] = (float)ql_rng_below(rng, 9) - 4;
+}
+
+static void run_free(run *r)
+{
+    guarded_free(&r->x);
+    guarded_free(&r->y);
+    free(r->before);
+}
+
+static void multiply(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
+{
+    ql_workers *workers;
+    ck_assert_int_eq(ql_workers_create(&workers, threads, NULL), QL_OK);
+    ck_assert_int_eq(ql_workers_reserve(workers, ql_product_scratch(kernel, p), NULL), QL_OK);
+    ql_product_run(kernel, p, workers);
+    ql_workers_destroy(workers);
+}
+
+/* |y - sum| <= gamma_(k+4) sum |x| |w| (Higham 2002, 3.1): k products and sums in any order, the
+ * product with the scale, the scale itself, the earlier y. Exact data leave no error at all. */
+static void check_result(const ql_matmul_kernel *kernel, const run *r, const weight_case *c, bool exact)
+{
+    const ql_product *p = &r->product;
+    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
+    double u = ldexp(1, -24), gamma = (double)(inputs + 4) * u / (1 - (double)(inputs + 4) * u);
+    for (size_t i = 0; i < p->m; i++) {
+        for (size_t j = 0; j < p->ldy && i * p->ldy + j < span(p->m, outputs, p->ldy); j++) {
+            double got = (double)p->y[i * p->ldy + j], before = (double)r->before[i * p->ldy + j];
+            double sum = j >= outputs || p->add ? before : 0, size = fabs(sum);
+            for (size_t l = 0; l < inputs && j < outputs; l++) {
+                double w = c->values[p->transposed ? l * p->w->k + j : j * p->w->k + l];
+                sum += (double)p->x[i * p->ldx + l] * w;
+                size += fabs((double)p->x[i * p->ldx + l] * w);
+            }
+            double bound = exact || j >= outputs ? 0 : gamma * size;
+            ck_assert_msg(fabs(got - sum) <= bound,
+                          "%s, code %d scale %d group %u%s%s, m %zu n %zu k %zu: [%zu][%zu] is %.9g, not %.9g "
+                          "(bound %.3g)",
+                          kernel->name, (int)p->w->format.code, (int)p->w->format.scale, p->w->format.group,
+                          p->w->format.flat ? " flat" : "", p->transposed ? " transposed" : "", p->m, p->w->n, p->w->k,
+                          i, j, got, sum, bound);
+        }
+    }
+}
+
+static bool runnable(const ql_matmul_kernel *kernel)
+{
+    return (kernel->cpu & ~ql_cpu_features()) == 0;
+}
+
+static void check_weight(const ql_matmul_kernel *kernel, ql_format format, shape s, bool exact, bool low, ql_rng *rng)
+{
+    weight_case c;
+    weight_case_make(&c, format, s.n, s.k, exact, low, rng);
+    for (int way = 0; way < 4 && kernel->accepts(&c.view); way++) {
+        run r;
+        run_make(&r, &c, way & 1, s.m, way & 2, exact, low, rng);
+        multiply(kernel, &r.product, 2);
+        check_result(kernel, &r, &c, exact);
+        run_free(&r);
+    }
+    weight_case_free(&c);
+}
+
+START_TEST(kernel_is_right)
+{
+    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    if (!runnable(kernel)) {
+        printf("skipped: kernel %s needs another processor\n", kernel->name);
+        return;
+    }
+    ql_format format;
+    ql_rng rng = {.seed = 7, .stream = (uint64_t)_i};
+    for (size_t f = 0; case_format(f, &format); f++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+            check_weight(kernel, format, shapes[s], true, s % 2, &rng);
+            check_weight(kernel, format, shapes[s], false, s % 2, &rng);
+        }
+}
+END_TEST
+
+/* More than one rectangle each way, more than one panel, ragged everywhere. */
+START_TEST(kernel_is_right_in_several_tiles)
+{
+    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    static const ql_format formats[] = {{QL_CODE_NF4, QL_SCALE_DQ, 64, false}, {QL_CODE_INT8, QL_SCALE_DQ, 64, false}};
+    ql_rng rng = {.seed = 8, .stream = (uint64_t)_i};
+    for (int f = 0; f < 2 && runnable(kernel); f++) {
+        check_weight(kernel, formats[f], (shape){290, 277, 341}, true, false, &rng);
+        check_weight(kernel, formats[f], (shape){30, 550, 600}, true, false, &rng);
+    }
+}
+END_TEST
+
+START_TEST(threads_do_not_change_a_bit)
+{
+    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    if (!runnable(kernel))
+        return;
+    static const size_t tokens[] = {1, 4, 100, 300};
+    ql_rng rng = {.seed = 9, .stream = (uint64_t)_i};
+    weight_case c;
+    weight_case_make(&c, ql_format_default(), 330, 520, false, false, &rng);
+    for (size_t i = 0; i < 8; i++) {
+        run r;
+        run_make(&r, &c, i & 1, tokens[i / 2], false, false, false, &rng);
+        size_t bytes = span(r.product.m, ql_product_outputs(&r.product), r.product.ldy) * sizeof(float);
+        float *one = malloc(bytes);
+        multiply(kernel, &r.product, 1);
+        memcpy(one, r.product.y, bytes);
+        for (size_t threads = 2; threads <= 3; threads++) {
+            memset(r.product.y, 0, sizeof(float));
+            multiply(kernel, &r.product, threads);
+            ck_assert_msg(memcmp(one, r.product.y, bytes) == 0, "%s: %zu threads", kernel->name, threads);
+        }
+        free(one);
+        run_free(&r);
+    }
+    weight_case_free(&c);
+}
+END_TEST
+
+START_TEST(selection_follows_features)
+{
+    ql_rng rng = {.seed = 10};
+    weight_case c;
+    weight_case_make(&c, ql_format_default(), 3, 64, false, false, &rng);
+    const ql_matmul_kernel *last = NULL;
+    for (size_t i = 0; i < ql_matmul_kernel_count; i++) {
+        const ql_matmul_kernel *chosen = ql_matmul_select(&c.view, ql_matmul_kernels[i]->cpu);
+        ck_assert((chosen->cpu & ~ql_matmul_kernels[i]->cpu) == 0);
+        last = chosen;
+    }
+    ck_assert_ptr_eq(ql_matmul_select(&c.view, ~0u), last);
+    ck_assert_str_eq(ql_matmul_select(&c.view, 0)->name, "portable");
+    weight_case_free(&c);
+}
+END_TEST
+
+int main(void)
+{
+    TCase *tcase = tcase_create("matmul");
+    int kernels = (int)ql_matmul_kernel_count;
+    tcase_set_timeout(tcase, 300);
+    tcase_add_loop_test(tcase, kernel_is_right, 0, kernels);
+    tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);
+    tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
+    tcase_add_test(tcase, selection_follows_features);
+    Suite *suite = suite_create("matmul");
+    suite_add_tcase(suite, tcase);
+    return test_run(suite);
+}
