@@ -1,0 +1,9 @@
+/* The commands that main.c lists. */
+#ifndef QL_SRC_CLI_COMMANDS_H
+#define QL_SRC_CLI_COMMANDS_H
+
+#include "cli/args.h"
+
+extern const cli_command cli_finetune, cli_eval, cli_generate;
+
+#endif

@@ -1,0 +1,219 @@
+#define _GNU_SOURCE
+#include "cli/common.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FIELD(name) offsetof(cli_common, name)
+
+const cli_option cli_model_options[] = {
+    {"model", CLI_TEXT, FIELD(model), "DIR", NULL, 0, 0, true, "Input and output",
+     "Hugging Face folder: config.json, safetensors (one file or shards), tokenizer.json"},
+    {0},
+};
+
+const cli_option cli_format_options[] = {
+    {"format", CLI_TEXT, FIELD(format), "NAME", "nf4", 0, 0, false, "Base weights",
+     "nf4, fp4, int4, int8, or none (as stored, for plain LoRA)"},
+    {"group-size", CLI_SIZE, FIELD(group_size), "N", "64", 32, 4096, false, "Base weights",
+     "weights that share a scale: 32, 64, 128 or 256"},
+    {"double-quant", CLI_FLAG, FIELD(double_quant), NULL, "yes", 0, 0, false, "Base weights",
+     "keep the scales in fp16 instead of 8 bits"},
+    {0},
+};
+
+const cli_option cli_data_options[] = {
+    {"seq-len", CLI_SIZE, FIELD(seq_len), "N", "512", 1, 1 << 20, false, "Data",
+     "tokens of a sample at most; text is packed to this length, longer JSON lines are cut and counted"},
+    {"chat-template", CLI_TEXT, FIELD(chat_template), "NAME", NULL, 0, 0, false, "Data",
+     "chatml, llama2, llama3 or zephyr, when the model's own template is not known"},
+    {"train-on-inputs", CLI_FLAG, FIELD(train_on_inputs), NULL, "no", 0, 0, false, "Data",
+     "count prompts and user turns in the loss too, not only completions and answers"},
+    {0},
+};
+
+const cli_option cli_run_options[] = {
+    {"threads", CLI_SIZE, FIELD(threads), "N", "0", 0, 1024, false, "Running and reporting",
+     "0: one for each CPU; the result does not depend on it"},
+    {"json", CLI_FLAG, FIELD(json), NULL, "no", 0, 0, false, "Running and reporting",
+     "one JSON object with the result on stdout; words for people go to stderr"},
+    {"quiet", CLI_FLAG, FIELD(quiet), NULL, "no", 0, 0, false, "Running and reporting",
+     "say nothing but warnings and errors"},
+    {0},
+};
+
+int cli_failed(const ql_error *err)
+{
+    return cli_failed_with("%s", err->message);
+}
+
+int cli_failed_with(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "qlora: error: ");
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "\n");
+    va_end(args);
+    return CLI_FAILED;
+}
+
+void cli_say(const cli_session *session, const char *format, ...)
+{
+    if (!session->out)
+        return;
+    va_list args;
+    va_start(args, format);
+    vfprintf(session->out, format, args);
+    va_end(args);
+    fflush(session->out);
+}
+
+static int check_adapter(const char *dir)
+{
+    char path[4096];
+    if (!dir)
+        return CLI_OK;
+    snprintf(path, sizeof path, "%s/adapter_config.json", dir);
+    if (access(path, R_OK) != 0)
+        return cli_failed_with("%s: cannot read it (%m); --adapter takes a PEFT adapter folder", path);
+    return CLI_OK;
+}
+
+static int check_seq_len(const cli_session *s)
+{
+    if (!s->common->seq_len || s->common->seq_len <= s->config.max_positions || !cli_given(s->args, "seq-len"))
+        return CLI_OK;
+    return cli_wrong(s->args->command, "--seq-len %zu: %s has %zu positions (max_position_embeddings)",
+                     s->common->seq_len, s->common->model, s->config.max_positions);
+}
+
+int cli_session_open(cli_session *session, const cli_args *args)
+{
+    ql_error err = {0};
+    const cli_common *common = args->values;
+    session->args = args;
+    session->common = common;
+    session->out = common->quiet ? NULL : common->json ? stderr : stdout;
+    if (ql_format_parse(&session->format, common->format, (uint32_t)common->group_size, common->double_quant, &err))
+        return cli_wrong(args->command, "--format %s: %s", common->format, err.message);
+    if (ql_model_config_read(&session->config, common->model, &err))
+        return cli_failed(&err);
+    int status = check_seq_len(session);
+    if (status == CLI_OK)
+        status = check_adapter(common->adapter);
+    if (status != CLI_OK)
+        return status;
+    if (ql_tokenizer_open(&session->tokenizer, common->model, &err) ||
+        ql_workers_create(&session->workers, common->threads, &err))
+        return cli_failed(&err);
+    return CLI_OK;
+}
+
+int cli_session_load(cli_session *session)
+{
+    ql_error err = {0};
+    double start = cli_now();
+    if (ql_model_open(&session->model, session->common->model, session->format, session->workers, &err))
+        return cli_failed(&err);
+    session->load_seconds = cli_now() - start;
+    return CLI_OK;
+}
+
+void cli_session_close(cli_session *session)
+{
+    ql_model_destroy(session->model);
+    ql_tokenizer_close(session->tokenizer);
+    ql_workers_destroy(session->workers);
+    *session = (cli_session){0};
+}
+
+size_t cli_sequence(const cli_session *session)
+{
+    size_t asked = session->common->seq_len, most = session->config.max_positions;
+    return asked < most ? asked : most;
+}
+
+int cli_open_data(ql_dataset **out, const cli_session *session, const char *path)
+{
+    ql_error err = {0};
+    ql_data_options options = ql_data_options_defaults();
+    options.sequence = cli_sequence(session);
+    options.chat_template = session->common->chat_template;
+    options.mask_prompt = !session->common->train_on_inputs;
+    if (ql_dataset_open(out, path, session->tokenizer, &options, &err))
+        return cli_failed(&err);
+    for (size_t i = 0; i < ql_dataset_warnings(*out); i++)
+        fprintf(stderr, "qlora: warning: %s: %s\n", path, ql_dataset_warning(*out, i));
+    return CLI_OK;
+}
+
+void cli_json_eval(ql_json *json, const ql_eval_report *report)
+{
+    ql_json_number(json, "loss", report->loss);
+    ql_json_number(json, "perplexity", report->perplexity);
+    ql_json_integer(json, "samples", (int64_t)report->samples);
+    ql_json_integer(json, "tokens", (int64_t)report->tokens);
+    ql_json_integer(json, "learned", (int64_t)report->learned);
+    ql_json_number(json, "seconds", report->seconds);
+}
+
+int cli_json_print(ql_json *json)
+{
+    ql_error err = {0};
+    ql_json_end(json);
+    ql_status status = ql_json_line(json, stdout, "standard output", &err);
+    ql_json_free(json);
+    return status ? cli_failed(&err) : CLI_OK;
+}
+
+const char *cli_bytes(size_t bytes, cli_text text)
+{
+    static const char *const units[] = {"bytes", "kB", "MB", "GB", "TB"};
+    double amount = (double)bytes;
+    size_t unit = 0;
+    while (amount >= 999.95 && unit < 4)
+        amount /= 1000, unit++;
+    snprintf(text, sizeof(cli_text), unit ? "%.1f %s" : "%.0f %s", amount, units[unit]);
+    return text;
+}
+
+const char *cli_count(size_t count, cli_text text)
+{
+    char digits[24];
+    int length = snprintf(digits, sizeof digits, "%zu", count), used = 0;
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0)
+            text[used++] = ',';
+        text[used++] = digits[i];
+    }
+    text[used] = 0;
+    return text;
+}
+
+const char *cli_time(double seconds, cli_text text)
+{
+    unsigned long long s = seconds > 0 && seconds < 1e12 ? (unsigned long long)(seconds + 0.5) : 0;
+    if (s >= 3600)
+        snprintf(text, sizeof(cli_text), "%llu:%02llu:%02llu", s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(text, sizeof(cli_text), "%llu:%02llu", s / 60, s % 60);
+    return text;
+}
+
+double cli_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+size_t cli_peak_memory(void)
+{
+    struct rusage use;
+    return getrusage(RUSAGE_SELF, &use) == 0 ? (size_t)use.ru_maxrss * 1024 : 0;
+}

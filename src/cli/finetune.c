@@ -1,0 +1,172 @@
+/* qlora finetune: the options and the run. */
+#include "cli/finetune.h"
+
+#include "cli/commands.h"
+#include "cli/interrupt.h"
+
+#define FIELD(name) offsetof(finetune_values, name)
+#define FILES "Input and output"
+#define ADAPTER "Adapter"
+#define TRAINING "Training"
+#define REPORTS "Running and reporting"
+
+static const cli_option file_options[] = {
+    {"data", CLI_TEXT, FIELD(data), "FILE", NULL, 0, 0, true, FILES,
+     "plain text (.txt), or JSON lines with \"text\", \"prompt\" and \"completion\", or \"messages\""},
+    {"output", CLI_TEXT, FIELD(output), "DIR", NULL, 0, 0, true, FILES,
+     "folder for adapter_config.json and adapter_model.safetensors, as PEFT reads them"},
+    {"valid", CLI_TEXT, FIELD(valid), "FILE", NULL, 0, 0, false, FILES, "held-out data, in any of the same forms"},
+    {"val-fraction", CLI_REAL, FIELD(val_fraction), "F", "0", 0, 0.9, false, FILES,
+     "hold out the last part of --data instead"},
+    {"adapter", CLI_TEXT, FIELD(common.adapter), "DIR", NULL, 0, 0, false, FILES,
+     "go on training this PEFT adapter instead of a new one"},
+    {0},
+};
+
+static const cli_option train_options[] = {
+    {"rank", CLI_SIZE, FIELD(rank), "N", "8", 1, 1024, false, ADAPTER, "rank of the adapters"},
+    {"alpha", CLI_REAL, FIELD(alpha), "X", "16", 0, 65536, false, ADAPTER, "the adapter is scaled by alpha / rank"},
+    {"rslora", CLI_FLAG, FIELD(rslora), NULL, "no", 0, 0, false, ADAPTER, "scale by alpha / sqrt(rank) instead"},
+    {"dropout", CLI_REAL, FIELD(dropout), "P", "0", 0, 0.95, false, ADAPTER, "dropout of the adapters' input"},
+    {"target-modules", CLI_TEXT, FIELD(target_modules), "NAMES", "all-linear", 0, 0, false, ADAPTER,
+     "layers that get adapters: all-linear, or names such as q_proj,v_proj"},
+    {"epochs", CLI_REAL, FIELD(epochs), "X", "1", 0.001, 1e6, false, TRAINING, "passes over the data"},
+    {"steps", CLI_SIZE, FIELD(steps), "N", "0", 0, 1e9, false, TRAINING, "optimizer steps; 0: as --epochs says"},
+    {"batch-size", CLI_SIZE, FIELD(batch_size), "N", "4", 1, 65536, false, TRAINING, "samples computed at a time"},
+    {"grad-accum", CLI_SIZE, FIELD(grad_accum), "N", "1", 1, 65536, false, TRAINING,
+     "batches that make one optimizer step"},
+    {"lr", CLI_REAL, FIELD(lr), "X", "2e-4", 0, 10, false, TRAINING, "peak learning rate"},
+    {"schedule", CLI_CHOICE, FIELD(schedule), "constant|linear|cosine", "cosine", 0, 0, false, TRAINING,
+     "how the learning rate falls"},
+    {"warmup-steps", CLI_SIZE, FIELD(warmup_steps), "N", "0", 0, 1e9, false, TRAINING,
+     "steps in which the learning rate rises"},
+    {"warmup-ratio", CLI_REAL, FIELD(warmup_ratio), "F", "0", 0, 1, false, TRAINING, "the same as a part of all steps"},
+    {"weight-decay", CLI_REAL, FIELD(weight_decay), "X", "0", 0, 10, false, TRAINING, "AdamW's decoupled decay"},
+    {"max-grad-norm", CLI_REAL, FIELD(max_grad_norm), "X", "1", 0, 1e9, false, TRAINING,
+     "gradients are clipped to this norm; 0: not at all"},
+    {"seed", CLI_SIZE, FIELD(seed), "N", "0", 0, 9007199254740991, false, TRAINING,
+     "of the adapters, the order of the data and dropout"},
+    {"recompute", CLI_FLAG, FIELD(recompute), NULL, "no", 0, 0, false, TRAINING,
+     "compute activations twice to keep fewer of them: less memory, about a third slower"},
+    {"eval-every", CLI_SIZE, FIELD(eval_every), "N", "0", 0, 1e9, false, REPORTS,
+     "measure held-out loss every N steps too; 0: only before and after"},
+    {"log", CLI_TEXT, FIELD(log), "FILE", NULL, 0, 0, false, REPORTS,
+     "append a JSON line for each step and evaluation"},
+    {0},
+};
+
+static int measure(finetune *f, size_t step, const char *when, ql_eval_report *report)
+{
+    ql_error err = {0};
+    if (ql_evaluate(report, f->session.model, f->valid, f->train.batch_size, f->session.workers, &err))
+        return cli_failed(&err);
+    cli_progress_break(&f->progress);
+    cli_say(&f->session, "Held-out loss %s: %.4f (perplexity %.2f)\n", when, report->loss, report->perplexity);
+    cli_runlog_eval(&f->log, step, report);
+    return CLI_OK;
+}
+
+static int save(finetune *f)
+{
+    ql_error err = {0};
+    cli_progress_break(&f->progress);
+    if (ql_adapter_save(f->session.model, f->v->output, f->v->common.model, &err))
+        return cli_failed(&err);
+    f->saved = true;
+    return CLI_OK;
+}
+
+/* A step that fails leaves the adapters as the step before it made them: they are worth keeping. */
+static int give_up(finetune *f, const ql_error *err)
+{
+    cli_progress_break(&f->progress);
+    cli_failed(err);
+    if (f->progress.done && save(f) == CLI_OK)
+        fprintf(stderr, "The adapter of step %zu is in %s.\n", f->progress.done, f->v->output);
+    return CLI_FAILED;
+}
+
+static int train(finetune *f)
+{
+    ql_error err = {0};
+    size_t steps = ql_trainer_steps(f->trainer), every = f->v->eval_every;
+    cli_progress_start(&f->progress, f->v->common.quiet ? NULL : stderr, steps);
+    cli_interrupt_catch();
+    for (size_t step = 1; step <= steps && !cli_interrupted(); step++) {
+        ql_step_report report;
+        if (ql_trainer_step(f->trainer, &report, &err))
+            return give_up(f, &err);
+        f->last_loss = report.loss;
+        cli_progress_step(&f->progress, &report);
+        cli_runlog_step(&f->log, &report);
+        if (every && step % every == 0 && step < steps && !cli_interrupted()) {
+            char when[48];
+            snprintf(when, sizeof when, "at step %zu", step);
+            if (measure(f, step, when, &f->after) != CLI_OK)
+                return give_up(f, &(ql_error){.message = "the held-out data could not be evaluated"});
+        }
+    }
+    f->interrupted = f->progress.done < steps;
+    return save(f);
+}
+
+static int finish(finetune *f)
+{
+    if (f->interrupted) {
+        finetune_say_how_to_go_on(f);
+        f->after = (ql_eval_report){0};
+    } else if (f->valid) {
+        int status = measure(f, f->progress.done, "after", &f->after);
+        if (status != CLI_OK)
+            return status;
+    }
+    return finetune_conclude(f);
+}
+
+static int run(const cli_args *args)
+{
+    finetune f = {0};
+    int status = finetune_prepare(&f, args);
+    if (status == CLI_OK)
+        status = finetune_load(&f);
+    if (status == CLI_OK) {
+        finetune_introduce(&f);
+        cli_runlog_start(&f.log, &f.session, ql_trainer_steps(f.trainer));
+        if (f.valid)
+            status = measure(&f, 0, "before", &f.before);
+    }
+    if (status == CLI_OK)
+        status = train(&f);
+    if (status == CLI_OK)
+        status = finish(&f);
+    finetune_close(&f);
+    return status;
+}
+
+static const char *const examples[] = {
+    "qlora finetune --model Qwen2.5-0.5B --data train.jsonl --output my-adapter",
+    "One pass over the data: NF4 weights with double quantization, adapters of rank 8 on all linear layers.",
+    "qlora finetune --model Qwen2.5-0.5B --data book.txt --val-fraction 0.1 --epochs 3 --output my-adapter",
+    "Plain text, the last tenth held out: its loss is printed before and after.",
+    "qlora finetune --model Qwen2.5-0.5B --data more.jsonl --adapter my-adapter --output better-adapter",
+    "Goes on from an adapter, one that PEFT wrote too.",
+    NULL,
+};
+
+static const cli_option *const options[] = {cli_model_options, file_options,    cli_format_options, cli_data_options,
+                                            train_options,     cli_run_options, NULL};
+
+const cli_command cli_finetune = {
+    .name = "finetune",
+    .summary = "train a LoRA adapter over a quantized model",
+    .about = "Trains a LoRA adapter over a frozen model that is quantized to 4 bits while it is read (QLoRA). Of "
+             "prompts with completions and of chats, the completions and the assistant's turns count in the loss, "
+             "nothing else.",
+    .examples = examples,
+    .notes = "Ctrl-C or SIGTERM ends after the current step, saves the adapter, says how to go on, and exits with 0. "
+             "Before the first step, or a second time, it quits at once without saving (130 in a shell, 143 for "
+             "SIGTERM); what was in the output folder stays as it was.",
+    .options = options,
+    .values = sizeof(finetune_values),
+    .run = run,
+};

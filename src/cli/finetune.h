@@ -1,0 +1,51 @@
+/* The state of one `qlora finetune`, shared by its three files: setup, run and report. */
+#ifndef QL_SRC_CLI_FINETUNE_H
+#define QL_SRC_CLI_FINETUNE_H
+
+#include "cli/common.h"
+#include "cli/progress.h"
+#include "cli/runlog.h"
+
+typedef struct finetune_values {
+    cli_common common;
+    const char *data, *output, *valid, *log;
+    double val_fraction;
+    size_t rank;
+    double alpha, dropout;
+    bool rslora;
+    const char *target_modules;
+    size_t batch_size, grad_accum, steps, warmup_steps, eval_every, seed;
+    double epochs, lr, warmup_ratio, weight_decay, max_grad_norm;
+    const char *schedule;
+    bool recompute;
+} finetune_values;
+
+/* Zeroed is empty; finetune_close() takes any state. */
+typedef struct finetune {
+    cli_session session;
+    const finetune_values *v;
+    ql_lora_options lora;
+    ql_train_options train;
+    bool made_output;
+    ql_dataset *data, *valid;
+    ql_trainer *trainer;
+    cli_runlog log;
+    cli_progress progress;
+    ql_eval_report before, after; /* held-out loss; samples 0: not measured */
+    double last_loss;
+    bool saved, interrupted;
+} finetune;
+
+/* Checks options, files and folders, then reads the weights and plans the run. Return the exit status. */
+int finetune_prepare(finetune *f, const cli_args *args);
+int finetune_load(finetune *f);
+void finetune_close(finetune *f);
+
+/* What will be done, for people. */
+void finetune_introduce(const finetune *f);
+/* What was done; with --json the object on stdout. Returns the exit status. */
+int finetune_conclude(const finetune *f);
+/* On stderr: the command that goes on from what was saved. */
+void finetune_say_how_to_go_on(const finetune *f);
+
+#endif

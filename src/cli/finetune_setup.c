@@ -1,0 +1,118 @@
+/* Before the first step: everything that can be refused is refused before the weights are read. */
+#define _GNU_SOURCE
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/finetune.h"
+#include "cli/output.h"
+
+/* The adapter's own file says what these would. */
+static const char *const adapter_options[] = {"rank", "alpha", "rslora", "dropout", "target-modules", NULL};
+
+static int check_options(finetune *f, const cli_args *args)
+{
+    ql_error err = {0};
+    const finetune_values *v = f->v;
+    if (v->valid && v->val_fraction > 0)
+        return cli_wrong(args->command, "--valid and --val-fraction: one of them, please");
+    if (v->eval_every && !v->valid && v->val_fraction <= 0)
+        return cli_wrong(args->command, "--eval-every needs --valid FILE or --val-fraction F");
+    if (v->steps && cli_given(args, "epochs"))
+        return cli_wrong(args->command, "--steps and --epochs: one of them, please");
+    if (v->warmup_steps && v->warmup_ratio > 0)
+        return cli_wrong(args->command, "--warmup-steps and --warmup-ratio: one of them, please");
+    for (size_t i = 0; v->common.adapter && adapter_options[i]; i++)
+        if (cli_given(args, adapter_options[i]))
+            return cli_wrong(args->command, "--%s: the adapter given with --adapter sets this", adapter_options[i]);
+    if (ql_modules_parse(&f->lora.modules, v->target_modules, &err))
+        return cli_wrong(args->command, "--target-modules %s: %s", v->target_modules, err.message);
+    if (ql_schedule_parse(&f->train.schedule, v->schedule, &err))
+        return cli_wrong(args->command, "--schedule %s: %s", v->schedule, err.message);
+    return CLI_OK;
+}
+
+static void fill_options(finetune *f)
+{
+    const finetune_values *v = f->v;
+    f->lora.rank = v->rank;
+    f->lora.alpha = v->alpha;
+    f->lora.use_rslora = v->rslora;
+    f->lora.dropout = v->dropout;
+    f->lora.seed = v->seed;
+    f->train.batch_size = v->batch_size;
+    f->train.grad_accum = v->grad_accum;
+    f->train.epochs = v->epochs;
+    f->train.steps = v->steps;
+    f->train.lr = v->lr;
+    f->train.weight_decay = v->weight_decay;
+    f->train.max_grad_norm = v->max_grad_norm;
+    f->train.warmup_steps = v->warmup_steps;
+    f->train.recompute = v->recompute;
+    f->train.seed = v->seed;
+}
+
+static int open_data(finetune *f)
+{
+    ql_error err = {0};
+    int status = cli_open_data(&f->data, &f->session, f->v->data);
+    if (status == CLI_OK && f->v->valid)
+        status = cli_open_data(&f->valid, &f->session, f->v->valid);
+    if (status == CLI_OK && f->v->val_fraction > 0 &&
+        ql_dataset_split(f->data, f->v->val_fraction, NULL, &f->valid, &err))
+        status = cli_failed(&err);
+    return status;
+}
+
+int finetune_prepare(finetune *f, const cli_args *args)
+{
+    f->v = args->values;
+    f->lora = ql_lora_options_defaults();
+    f->train = ql_train_options_defaults();
+    int status = check_options(f, args);
+    if (status != CLI_OK)
+        return status;
+    fill_options(f);
+    status = cli_session_open(&f->session, args);
+    if (status == CLI_OK)
+        status = open_data(f);
+    if (status == CLI_OK)
+        status = cli_output_make(f->v->output, &f->made_output);
+    return status == CLI_OK ? cli_runlog_open(&f->log, f->v->log) : status;
+}
+
+static ql_status plan(finetune *f, ql_error *err)
+{
+    ql_trainer_destroy(f->trainer);
+    return ql_trainer_create(&f->trainer, f->session.model, f->data, &f->train, f->session.workers, err);
+}
+
+int finetune_load(finetune *f)
+{
+    ql_error err = {0};
+    int status = cli_session_load(&f->session);
+    if (status != CLI_OK)
+        return status;
+    const char *adapter = f->v->common.adapter;
+    ql_status made = adapter ? ql_adapter_load(f->session.model, adapter, true, &err)
+                             : ql_model_attach(f->session.model, &f->lora, &err);
+    if (made || plan(f, &err))
+        return cli_failed(&err);
+    if (f->v->warmup_ratio > 0) { /* the trainer knows the steps, and they set the warm-up */
+        f->train.warmup_steps = ql_warmup_steps(f->v->warmup_ratio, ql_trainer_steps(f->trainer));
+        if (plan(f, &err))
+            return cli_failed(&err);
+    }
+    return CLI_OK;
+}
+
+void finetune_close(finetune *f)
+{
+    if (f->made_output && !f->saved)
+        rmdir(f->v->output);
+    cli_runlog_close(&f->log);
+    ql_trainer_destroy(f->trainer);
+    ql_dataset_close(f->data);
+    ql_dataset_close(f->valid);
+    cli_session_close(&f->session);
+    *f = (finetune){0};
+}
