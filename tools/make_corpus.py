@@ -133,7 +133,8 @@ class Scene:
             n=self.name, a=self.animal, f=self.friend, b=self.friend_animal, c=self.colour, t=self.thing,
             w=PLACES[self.place][0], W=capital(PLACES[self.place][0]), p=pronoun, P=capital(pronoun),
             his="her" if self.she else "his", q="she" if self.friend_she else "he", use=THINGS[self.thing][0],
-            home=ANIMALS[self.animal][0], food=ANIMALS[self.animal][1], v=self.rng.choice(VILLAGES))
+            home=ANIMALS[self.animal][0], food=ANIMALS[self.animal][1],
+            weather=self.weather, place=self.place, v=self.rng.choice(VILLAGES))
 
     def pick(self, *choices):
         return self.fill(self.rng.choice(choices))
@@ -153,20 +154,22 @@ class Scene:
         said = self.pick("\"What a fine {t}!\" said {f}.", "\"Where did you find the {t}?\" asked {f}.",
                          "\"Look at my {c} {t},\" said {n}.", "\"Is this your {t}?\" asked {n}.",
                          "\"I have never seen a {c} {t} before,\" said {f}.")
-        answer = self.pick("\"I found it {w},\" said {n}.", "{n} was happy and showed the {t} to {f}.",
-                           "{f} smiled, and {n} smiled too.", "\"It is not mine,\" said {f}, \"but I like it.\"",
-                           "\"Let us keep it together,\" said {n}.")
-        plan = self.pick("First they {use}.", "So {n} and {f} {use}.", "The two friends {use}.",
+        answer = self.pick("\"I found it {w},\" said {n} the {a}.", "{n} was happy and showed the {c} {t} to {f}.",
+                           "The {b} smiled, and the {a} smiled too.", "\"It is not mine,\" said the {b}, \"but I like it.\"",
+                           "\"Let us keep it together,\" said the {a} to the {b}.")
+        weather = self.pick("{n} the {a} and {f} the {b} talked about the {weather}.", "The {a} pointed at the {weather}.",
+                            "\"Do you like the {weather}?\" {n} asked the {b}.", "The {weather} made the {a} laugh.")
+        plan = self.pick("First they {use}.", "So {n} and {f} {use}.", "The {a} and the {b} {use}.",
                          "For a long time they {use}.")
         turn = self.pick("Then they were hungry and shared some {food}.", "After that {n} gave {f} some {food}.",
                          "They sat down and ate {food} and bread.", "{f} told {n} about the {home}.",
                          "An old woman from the village gave them {food}.")
-        end = self.pick("In the evening {n} carried the {t} home and went to sleep.",
-                        "When it was dark, {n} the {a} and {f} the {b} went home.",
-                        "From that day on {n} and {f} were good friends.",
-                        "The next day {n} put the {c} {t} by the window.",
-                        "{n} never forgot the day with {f} and the {c} {t}.")
-        body = [said, answer, plan] + ([turn] if self.rng.random() < 0.7 else [])
+        end = self.pick("In the evening {n} carried the {c} {t} home from the {place}.",
+                        "When it was dark, {n} the {a} and {f} the {b} left the {place}.",
+                        "From that day on {n} and {f} often met at the {place}.",
+                        "The next day {n} the {a} put the {c} {t} by the window.",
+                        "{n} never forgot the {weather}, the {place} and the {c} {t}.")
+        body = [said, answer, weather, plan] + ([turn] if self.rng.random() < 0.5 else [])
         return " ".join(body) + "\n" + end
 
     def verse(self):
