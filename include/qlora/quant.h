@@ -87,6 +87,10 @@ typedef struct ql_bnb_source {
 QL_API ql_status ql_weight_from_bnb(ql_weight **out, const char *name, const ql_bnb_source *src, size_t n, size_t k,
                                     ql_error *err);
 
+/* The other way, for a weight of bitsandbytes' formats: writes (n*k + 1) / 2 bytes to packed and points the
+ * rest of *out into the weight. QL_ERR_UNSUPPORTED for other formats. */
+QL_API ql_status ql_weight_to_bnb(const ql_weight *w, ql_bnb_source *out, uint8_t *packed, ql_error *err);
+
 QL_API size_t ql_weight_rows(const ql_weight *w); /* n: outputs */
 QL_API size_t ql_weight_cols(const ql_weight *w); /* k: inputs */
 QL_API ql_format ql_weight_format(const ql_weight *w);
