@@ -89,7 +89,7 @@ void ql_attention_forward(const ql_attention *config, const float *q, size_t ldq
                           size_t ldkv, float *o, size_t ldo, float *lse, ql_workers *workers);
 
 /* The arrays of a backward pass: inputs and results of the forward pass, and dout = dL/do, in; dq, dk,
- * dv out, written, not added to. dq may be dout; otherwise nothing overlaps. */
+ * dv out, written, not added to. dq may be q or dout; otherwise nothing overlaps. */
 typedef struct ql_attention_grads {
     const float *q, *k, *v, *o, *dout, *lse;
     float *dq, *dk, *dv;
@@ -99,7 +99,8 @@ typedef struct ql_attention_grads {
 void ql_attention_backward(const ql_attention *config, const ql_attention_grads *g, ql_workers *workers);
 
 /* One sequence with a cache: q[n] of the n newest tokens, at positions pos .. pos+n-1, against k and
- * v[pos + n][ldkv], whose last n rows are theirs. config->sequences and start are not read. */
+ * v[pos + n][ldkv], whose last n rows are theirs. config->sequences and start are not read; o is not q.
+ * Scratch as of m = n. */
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);
 

@@ -1,0 +1,29 @@
+#include "model/ops_kernels.h"
+
+#include "base/cpu.h"
+#include "model/ops_tier.h"
+
+const ql_ops_tier ql_ops_tiers[] = {
+    {"plain", 0, &ql_rows_plain, &ql_attention_plain},
+#ifdef __x86_64__
+    {"avx2", QL_CPU_AVX2, &ql_rows_avx2, &ql_attention_avx2},
+    {"avx512", QL_CPU_AVX512, &ql_rows_avx512, &ql_attention_avx512},
+#endif
+    {0},
+};
+
+const ql_ops_tier *ql_ops_select(uint32_t features)
+{
+    const ql_ops_tier *best = ql_ops_tiers;
+    for (const ql_ops_tier *tier = ql_ops_tiers; tier->name; tier++)
+        if ((tier->needs & features) == tier->needs)
+            best = tier;
+    return best;
+}
+
+size_t ql_attention_panel_floats(size_t head_dim, size_t group)
+{
+    enum { WIDEST = 32 }; /* panel */
+    size_t panels = (4 * head_dim + 2 * QL_ATTENTION_STREAM) * WIDEST; /* dkv: k, v, dk, dv; scores, their gradient */
+    return panels > 2 * group ? panels : 2 * group;
+}

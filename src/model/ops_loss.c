@@ -1,0 +1,131 @@
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/cpu.h"
+#include "base/workers.h"
+#include "model/ops.h"
+#include "model/ops_kernels.h"
+
+/* Logits live for one chunk of tokens: 32 MB of them, but at least 64 rows so that decoding the head's
+ * codes is shared by enough tokens, and at most 256, beyond which nothing is gained. */
+enum { LOGITS_BYTES = 32 << 20, MIN_ROWS = 64, MAX_ROWS = 256 };
+
+typedef struct chunk {
+    const ql_loss *loss;
+    const ql_row_kernels *kernels;
+    size_t rows, vocabulary, hidden;
+    float *x, *logits; /* [rows][hidden], also dx; [rows][vocabulary] */
+    size_t *token;     /* [rows] where each row comes from */
+    double *row_loss;  /* [rows]; NaN for logits that are not finite */
+} chunk;
+
+static size_t chunk_rows(const ql_weight *head, size_t m)
+{
+    size_t rows = LOGITS_BYTES / sizeof(float) / ql_weight_rows(head);
+    rows = rows < MIN_ROWS ? MIN_ROWS : rows > MAX_ROWS ? MAX_ROWS : rows / 16 * 16;
+    return rows < m ? rows : m;
+}
+
+static chunk carve(ql_arena *arena, const ql_weight *head, size_t m)
+{
+    size_t rows = chunk_rows(head, m);
+    chunk c = {.vocabulary = ql_weight_rows(head), .hidden = ql_weight_cols(head)};
+    c.x = ql_take(arena, rows * c.hidden, float);
+    c.logits = ql_take(arena, rows * c.vocabulary, float);
+    c.token = ql_take(arena, rows, size_t);
+    c.row_loss = ql_take(arena, rows, double);
+    return c;
+}
+
+size_t ql_loss_buffer_bytes(const ql_weight *head, size_t m)
+{
+    ql_arena arena = {0};
+    carve(&arena, head, m);
+    return arena.used;
+}
+
+ql_scratch ql_loss_scratch(const ql_weight *head, size_t m, size_t threads)
+{
+    return ql_matmul_scratch(head, chunk_rows(head, m), threads);
+}
+
+static void gather_row(void *ctx, size_t row, size_t worker)
+{
+    const chunk *c = ctx;
+    (void)worker;
+    memcpy(c->x + row * c->hidden, c->loss->x + c->token[row] * c->loss->ldx, c->hidden * sizeof(float));
+}
+
+/* Logits in; the row's loss and, where a gradient is wanted, d(grad_scale * loss)/d(logits) out. */
+static void softmax_row(void *ctx, size_t row, size_t worker)
+{
+    const chunk *c = ctx;
+    float *logits = c->logits + row * c->vocabulary, max;
+    size_t target = (size_t)c->loss->target[c->token[row]];
+    (void)worker;
+    assert(target < c->vocabulary);
+    if (!c->kernels->highest(c->vocabulary, logits, &max)) {
+        c->row_loss[row] = NAN;
+        return;
+    }
+    double distance = (double)max - (double)logits[target];
+    double sum = c->kernels->exp_sum(c->vocabulary, logits, max, c->loss->dx != NULL);
+    c->row_loss[row] = log(sum) + distance;
+    if (!c->loss->dx)
+        return;
+    c->kernels->scale(c->vocabulary, logits, (float)(c->loss->grad_scale / sum));
+    logits[target] -= c->loss->grad_scale;
+}
+
+static void scatter_row(void *ctx, size_t row, size_t worker)
+{
+    const chunk *c = ctx;
+    (void)worker;
+    memcpy(c->loss->dx + c->token[row] * c->loss->lddx, c->x + row * c->hidden, c->hidden * sizeof(float));
+}
+
+static void run_chunk(chunk *c, ql_loss_sum *out, ql_workers *workers)
+{
+    const ql_loss *loss = c->loss;
+    ql_parallel(workers, c->rows, gather_row, c);
+    ql_matmul(loss->head, c->rows, c->x, c->hidden, c->logits, c->vocabulary, false, workers);
+    ql_parallel(workers, c->rows, softmax_row, c);
+    for (size_t r = 0; r < c->rows; r++) {
+        if (isnan(c->row_loss[r]) && out->first_bad == loss->m)
+            out->first_bad = c->token[r];
+        out->sum += c->row_loss[r];
+        if (loss->token_loss)
+            loss->token_loss[c->token[r]] = (float)c->row_loss[r];
+    }
+    out->count += c->rows;
+    if (loss->dx) {
+        ql_matmul_t(loss->head, c->rows, c->logits, c->vocabulary, c->x, c->hidden, false, workers);
+        ql_parallel(workers, c->rows, scatter_row, c);
+    }
+    c->rows = 0;
+}
+
+ql_loss_sum ql_loss_run(const ql_loss *loss, void *buffer, ql_workers *workers)
+{
+    ql_loss_sum out = {.first_bad = loss->m};
+    ql_arena arena = {.base = buffer};
+    chunk c = carve(&arena, loss->head, loss->m);
+    size_t rows = chunk_rows(loss->head, loss->m);
+    c.loss = loss;
+    c.kernels = ql_ops_select(ql_cpu_features())->rows;
+    for (size_t t = 0; t < loss->m; t++) {
+        if (loss->target[t] >= 0) {
+            c.token[c.rows++] = t;
+        } else {
+            if (loss->dx)
+                memset(loss->dx + t * loss->lddx, 0, c.hidden * sizeof(float));
+            if (loss->token_loss)
+                loss->token_loss[t] = 0;
+        }
+        if (c.rows == rows || (c.rows && t + 1 == loss->m))
+            run_chunk(&c, &out, workers);
+    }
+    return out;
+}

@@ -1,0 +1,60 @@
+#include "base/cpu.h"
+#include "base/workers.h"
+#include "model/ops.h"
+#include "model/ops_kernels.h"
+
+enum { TOKENS = 16 }; /* a piece of work */
+
+typedef struct norm_job {
+    const ql_row_kernels *kernels;
+    const ql_rmsnorm *norm;
+    size_t m;
+    const float *x, *dy, *rstd_in;
+    float *y, *rstd, *dx;
+    size_t ldx, ldy, lddy, lddx;
+    bool add;
+} norm_job;
+
+static void forward_tokens(void *ctx, size_t index, size_t worker)
+{
+    const norm_job *job = ctx;
+    const ql_rmsnorm *norm = job->norm;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++)
+        for (size_t h = 0; h < norm->heads; h++) {
+            float rstd = job->kernels->rmsnorm(norm->d, job->x + t * job->ldx + h * norm->d, norm->w, norm->eps,
+                                               job->y + t * job->ldy + h * norm->d);
+            if (job->rstd)
+                job->rstd[t * norm->heads + h] = rstd;
+        }
+}
+
+void ql_rmsnorm_forward(const ql_rmsnorm *norm, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
+                        float *rstd, ql_workers *workers)
+{
+    norm_job job = {.kernels = ql_ops_select(ql_cpu_features())->rows, .norm = norm, .m = m, .x = x, .ldx = ldx,
+                    .y = y, .ldy = ldy, .rstd = rstd};
+    ql_parallel(workers, (m + TOKENS - 1) / TOKENS, forward_tokens, &job);
+}
+
+static void backward_tokens(void *ctx, size_t index, size_t worker)
+{
+    const norm_job *job = ctx;
+    const ql_rmsnorm *norm = job->norm;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++)
+        for (size_t h = 0; h < norm->heads; h++)
+            job->kernels->rmsnorm_backward(norm->d, job->x + t * job->ldx + h * norm->d, norm->w,
+                                           job->rstd_in[t * norm->heads + h], job->dy + t * job->lddy + h * norm->d,
+                                           job->dx + t * job->lddx + h * norm->d, job->add);
+}
+
+void ql_rmsnorm_backward(const ql_rmsnorm *norm, size_t m, const float *x, size_t ldx, const float *rstd,
+                         const float *dy, size_t lddy, float *dx, size_t lddx, bool add, ql_workers *workers)
+{
+    norm_job job = {.kernels = ql_ops_select(ql_cpu_features())->rows, .norm = norm, .m = m, .x = x, .ldx = ldx,
+                    .rstd_in = rstd, .dy = dy, .lddy = lddy, .dx = dx, .lddx = lddx, .add = add};
+    ql_parallel(workers, (m + TOKENS - 1) / TOKENS, backward_tokens, &job);
+}

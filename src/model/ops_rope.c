@@ -1,0 +1,89 @@
+#include <assert.h>
+#include <math.h>
+
+#include "base/cpu.h"
+#include "base/workers.h"
+#include "model/ops.h"
+#include "model/ops_kernels.h"
+
+enum { TOKENS = 16 }; /* a piece of work */
+
+static const double two_pi = 6.283185307179586476925;
+
+/* Llama 3 slows the low frequencies by `factor`, leaves the high ones, and blends in between. */
+static double llama3_frequency(const ql_rope_config *config, double frequency)
+{
+    double wavelength = two_pi / frequency, trained = config->original_max_positions;
+    if (wavelength < trained / config->high_freq_factor)
+        return frequency;
+    if (wavelength > trained / config->low_freq_factor)
+        return frequency / config->factor;
+    double smooth = (trained / wavelength - config->low_freq_factor) /
+                    (config->high_freq_factor - config->low_freq_factor);
+    return (1 - smooth) * frequency / config->factor + smooth * frequency;
+}
+
+void ql_rope_frequencies(const ql_rope_config *config, double *frequency)
+{
+    for (size_t i = 0; i < config->head_dim / 2; i++) {
+        frequency[i] = pow(config->theta, -2.0 * (double)i / (double)config->head_dim);
+        if (config->llama3)
+            frequency[i] = llama3_frequency(config, frequency[i]);
+    }
+}
+
+typedef struct fill_job {
+    const ql_rope *rope;
+    double frequency[128];
+} fill_job;
+
+static void fill_positions(void *ctx, size_t index, size_t worker)
+{
+    const fill_job *job = ctx;
+    const ql_rope *rope = job->rope;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < rope->positions ? (index + 1) * TOKENS : rope->positions;
+    for (size_t p = index * TOKENS; p < end; p++)
+        for (size_t i = 0; i < rope->half; i++) {
+            rope->cos[p * rope->half + i] = (float)cos((double)p * job->frequency[i]);
+            rope->sin[p * rope->half + i] = (float)sin((double)p * job->frequency[i]);
+        }
+}
+
+void ql_rope_fill(const ql_rope *rope, const ql_rope_config *config, ql_workers *workers)
+{
+    fill_job job = {.rope = rope};
+    assert(rope->half == config->head_dim / 2 && rope->half <= sizeof job.frequency / sizeof *job.frequency);
+    ql_rope_frequencies(config, job.frequency);
+    ql_parallel(workers, (rope->positions + TOKENS - 1) / TOKENS, fill_positions, &job);
+}
+
+typedef struct rotate_job {
+    const ql_row_kernels *kernels;
+    const ql_rope *rope;
+    size_t m, heads, ldx;
+    const uint32_t *position;
+    float *x;
+    bool inverse;
+} rotate_job;
+
+static void rotate_tokens(void *ctx, size_t index, size_t worker)
+{
+    const rotate_job *job = ctx;
+    (void)worker;
+    size_t half = job->rope->half, end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++) {
+        assert(job->position[t] < job->rope->positions);
+        size_t row = job->position[t] * half;
+        for (size_t h = 0; h < job->heads; h++)
+            job->kernels->rotate(half, job->rope->cos + row, job->rope->sin + row, job->inverse,
+                                 job->x + t * job->ldx + h * 2 * half);
+    }
+}
+
+void ql_rope_rotate(const ql_rope *rope, size_t m, const uint32_t *position, size_t heads, float *x, size_t ldx,
+                    bool inverse, ql_workers *workers)
+{
+    rotate_job job = {ql_ops_select(ql_cpu_features())->rows, rope, m, heads, ldx, position, x, inverse};
+    ql_parallel(workers, (m + TOKENS - 1) / TOKENS, rotate_tokens, &job);
+}

@@ -1,0 +1,145 @@
+/* Row kernels; QL_TIER names the instruction set this file is compiled for. */
+#include "model/ops_kernels.h"
+#include "model/ops_tier.h"
+#include "model/ops_vec.h"
+
+static float rmsnorm(size_t d, const float *x, const float *w, float eps, float *y)
+{
+    vf squares = vset(0);
+    for (size_t i = 0; i < d; i += VN) {
+        vf v = vget(x + i, d - i);
+        squares = vfma(v, v, squares);
+    }
+    float rstd = 1.0f / __builtin_sqrtf(vsum(squares) / (float)d + eps);
+    for (size_t i = 0; i < d; i += VN)
+        vput(y + i, vget(x + i, d - i) * vset(rstd) * vget(w + i, d - i), d - i);
+    return rstd;
+}
+
+/* dx = rstd * (w dy) - x * rstd^3 / d * sum(w dy x) */
+static void rmsnorm_backward(size_t d, const float *x, const float *w, float rstd, const float *dy, float *dx, bool add)
+{
+    vf dots = vset(0);
+    for (size_t i = 0; i < d; i += VN)
+        dots = vfma(vget(w + i, d - i) * vget(dy + i, d - i), vget(x + i, d - i), dots);
+    vf pull = vset(-rstd * rstd * rstd * (vsum(dots) / (float)d));
+    for (size_t i = 0; i < d; i += VN) {
+        vf direct = vget(w + i, d - i) * vget(dy + i, d - i) * vset(rstd);
+        vf grad = vfma(vget(x + i, d - i), pull, direct);
+        if (add)
+            grad = vget(dx + i, d - i) + grad;
+        vput(dx + i, grad, d - i);
+    }
+}
+
+static void rotate(size_t half, const float *cos, const float *sin, bool inverse, float *x)
+{
+    vf sign = vset(inverse ? -1.0f : 1.0f);
+    for (size_t i = 0; i < half; i += VN) {
+        size_t left = half - i;
+        vf a = vget(x + i, left), b = vget(x + half + i, left);
+        vf c = vget(cos + i, left), s = vget(sin + i, left) * sign;
+        vput(x + i, a * c - b * s, left);
+        vput(x + half + i, b * c + a * s, left);
+    }
+}
+
+static void swiglu(size_t d, const float *gate, const float *up, float *act)
+{
+    for (size_t i = 0; i < d; i += VN) {
+        vf g = vget(gate + i, d - i);
+        vf silu = g / (vset(1) + vexp(-g));
+        vput(act + i, silu * vget(up + i, d - i), d - i);
+    }
+}
+
+/* With s = 1 / (1 + exp(-g)): silu = g s, and its derivative is s (1 + g (1 - s)). */
+static void swiglu_backward(size_t d, const float *gate, const float *up, const float *dact, float *dgate, float *dup)
+{
+    vf one = vset(1);
+    for (size_t i = 0; i < d; i += VN) {
+        vf g = vget(gate + i, d - i), u = vget(up + i, d - i), dy = vget(dact + i, d - i);
+        vf s = one / (one + vexp(-g));
+        vput(dgate + i, dy * u * s * vfma(g, one - s, one), d - i);
+        vput(dup + i, dy * g * s, d - i);
+    }
+}
+
+static bool highest(size_t n, const float *x, float *max)
+{
+    /* x * 0 is NaN for infinities and NaN. Lanes past the end hold x[0] so as not to count. */
+    vf best = vset(x[0]), zeros = vset(0);
+    size_t i = 0;
+    for (; i + VN <= n; i += VN) {
+        vf v = vload(x + i);
+        best = vmax(v, best);
+        zeros = vfma(v, vset(0), zeros);
+    }
+    float lane[VN], found = x[0], zero = vsum(zeros);
+    vstore(lane, best);
+    for (size_t j = 0; j < VN; j++)
+        found = lane[j] > found ? lane[j] : found;
+    for (; i < n; i++) {
+        found = x[i] > found ? x[i] : found;
+        zero += x[i] * 0.0f;
+    }
+    *max = found;
+    return zero == 0;
+}
+
+static double exp_sum(size_t n, float *x, float shift, bool keep)
+{
+    /* fp32 within a stretch, double between: the error does not grow with n. */
+    enum { STRETCH = 64 * VN };
+    double total = 0;
+    for (size_t start = 0; start < n; start += STRETCH) {
+        size_t end = n - start < STRETCH ? n : start + STRETCH;
+        vf sum = vset(0);
+        for (size_t i = start; i < end; i += VN) {
+            vf e = vexp(vget(x + i, end - i) - vset(shift));
+            if (keep)
+                vput(x + i, e, end - i);
+            if (end - i < VN) {
+                float lane[VN] = {0};
+                vstore_part(lane, e, end - i);
+                e = vload(lane);
+            }
+            sum = sum + e;
+        }
+        total += (double)vsum(sum);
+    }
+    return total;
+}
+
+static void scale(size_t n, float *x, float factor)
+{
+    for (size_t i = 0; i < n; i += VN)
+        vput(x + i, vget(x + i, n - i) * vset(factor), n - i);
+}
+
+static float dot(size_t n, const float *x, const float *y)
+{
+    vf sum = vset(0);
+    for (size_t i = 0; i < n; i += VN)
+        sum = vfma(vget(x + i, n - i), vget(y + i, n - i), sum);
+    return vsum(sum);
+}
+
+static void exponentials(size_t n, float *x)
+{
+    for (size_t i = 0; i < n; i += VN)
+        vput(x + i, vexp(vget(x + i, n - i)), n - i);
+}
+
+const ql_row_kernels QL_TIER_NAME(ql_rows) = {
+    .rmsnorm = rmsnorm,
+    .rmsnorm_backward = rmsnorm_backward,
+    .rotate = rotate,
+    .swiglu = swiglu,
+    .swiglu_backward = swiglu_backward,
+    .highest = highest,
+    .exp_sum = exp_sum,
+    .scale = scale,
+    .dot = dot,
+    .exponentials = exponentials,
+};

@@ -1,0 +1,246 @@
+/* Vectors of VN floats for the files that are compiled once for each instruction set. */
+#ifndef QL_SRC_MODEL_OPS_VEC_H
+#define QL_SRC_MODEL_OPS_VEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+
+enum { VN = 16 };
+typedef __m512 vf;
+
+static inline vf vset(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+static inline vf vload(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static inline void vstore(float *p, vf x)
+{
+    _mm512_storeu_ps(p, x);
+}
+
+/* The first n <= VN floats; zeros in the other lanes. */
+static inline vf vload_part(const float *p, size_t n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+
+static inline void vstore_part(float *p, vf x, size_t n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x);
+}
+
+static inline vf vfma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* The second operand where either is NaN. */
+static inline vf vmax(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline vf vmin(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline vf vround(vf x)
+{
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* x * 2^n for whole n in [-200, 200]. */
+static inline vf vscale2(vf x, vf n)
+{
+    return _mm512_scalef_ps(x, n);
+}
+
+#elif defined(__AVX2__)
+#include <immintrin.h>
+
+enum { VN = 8 };
+typedef __m256 vf;
+
+static inline vf vset(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
+static inline vf vload(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+static inline void vstore(float *p, vf x)
+{
+    _mm256_storeu_ps(p, x);
+}
+
+static inline __m256i first_lanes(size_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline vf vload_part(const float *p, size_t n)
+{
+    return _mm256_maskload_ps(p, first_lanes(n));
+}
+
+static inline void vstore_part(float *p, vf x, size_t n)
+{
+    _mm256_maskstore_ps(p, first_lanes(n), x);
+}
+
+static inline vf vfma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vf vmax(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+static inline vf vmin(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+static inline vf vround(vf x)
+{
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vf vscale2(vf x, vf n)
+{
+    /* In two steps: 2^n alone may be beyond the range that x 2^n is in. */
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), bias = _mm256_set1_epi32(127);
+    __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
+    __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
+    return x * _mm256_castsi256_ps(low) * _mm256_castsi256_ps(high);
+}
+
+#else
+
+enum { VN = 4 };
+typedef float vf __attribute__((vector_size(16)));
+typedef int32_t vi __attribute__((vector_size(16)));
+
+static inline vf vset(float x)
+{
+    return (vf){x, x, x, x};
+}
+
+static inline vf vload(const float *p)
+{
+    vf x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+static inline void vstore(float *p, vf x)
+{
+    memcpy(p, &x, sizeof x);
+}
+
+static inline vf vload_part(const float *p, size_t n)
+{
+    vf x = {0};
+    for (size_t i = 0; i < n; i++)
+        x[i] = p[i];
+    return x;
+}
+
+static inline void vstore_part(float *p, vf x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        p[i] = x[i];
+}
+
+static inline vf vfma(vf a, vf b, vf c)
+{
+    return a * b + c;
+}
+
+static inline vf vpick(vi mask, vf yes, vf no)
+{
+    return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
+}
+
+static inline vf vmax(vf a, vf b)
+{
+    return vpick(a > b, a, b);
+}
+
+static inline vf vmin(vf a, vf b)
+{
+    return vpick(a < b, a, b);
+}
+
+static inline vf vround(vf x)
+{
+    /* Good for |x| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction. */
+    return (x + 12582912.0f) - 12582912.0f;
+}
+
+static inline vf vscale2(vf x, vf n)
+{
+    vi whole = __builtin_convertvector(n, vi), half = whole >> 1;
+    return x * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+}
+
+#endif
+
+/* For loops over n floats that go `p += VN, left -= VN`: the vector at p of which `left` are there. */
+static inline vf vget(const float *p, size_t left)
+{
+    return left >= VN ? vload(p) : vload_part(p, left);
+}
+
+static inline void vput(float *p, vf x, size_t left)
+{
+    if (left >= VN)
+        vstore(p, x);
+    else
+        vstore_part(p, x, left);
+}
+
+static inline float vsum(vf x)
+{
+    float lane[VN];
+    vstore(lane, x);
+    for (size_t width = VN / 2; width; width /= 2)
+        for (size_t i = 0; i < width; i++)
+            lane[i] += lane[i + width];
+    return lane[0];
+}
+
+/* exp(x) within 2 ulp (tests/test_ops_rows.c sweeps the range); 0 from -105 down, infinity from 89 up,
+ * NaN of NaN. x = n ln 2 + r, |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 q(r) with q the minimax
+ * polynomial of degree 4, 3.1e-9 from it relatively. */
+static inline vf vexp(vf x)
+{
+    x = vmin(vset(90.0f), vmax(vset(-105.0f), x));
+    vf n = vround(x * vset(0x1.715476p+0f));
+    vf r = vfma(n, vset(-0x1.62e4p-1f), x); /* ln 2 in two parts; n times the first is exact */
+    r = vfma(n, vset(-0x1.7f7d1cp-20f), r);
+    vf q = vset(0x1.6a23d0p-10f);
+    q = vfma(q, r, vset(0x1.123a20p-7f));
+    q = vfma(q, r, vset(0x1.5558f2p-5f));
+    q = vfma(q, r, vset(0x1.555492p-3f));
+    q = vfma(q, r, vset(0x1.fffffcp-2f));
+    vf e = vfma(q * r, r, r);
+    return vscale2(e + vset(1.0f), n);
+}
+
+#endif

@@ -1,0 +1,251 @@
+/* RMSNorm, RoPE, SwiGLU and the vector exponential: each tier against double arithmetic and central
+ * finite differences of it, at ragged widths against guard pages, on 1, 2 and 3 threads. */
+#include "ops_support.h"
+
+static const size_t widths[] = {1, 3, 4, 7, 8, 15, 16, 17, 33, 64, 80, 129, 576};
+enum { WIDTHS = sizeof widths / sizeof *widths, TOKENS = 37, GAP = 5 };
+static const double unit = 0x1p-24;
+
+START_TEST(exponential_is_within_two_ulp)
+{
+    if (!use_tier(_i))
+        return;
+    const ql_row_kernels *rows = ql_ops_select(ql_cpu_features())->rows;
+    float x[64], y[64];
+    double worst = 0;
+    for (uint32_t bits = 0; bits < 0x42b17218u; bits += 64 * 41) { /* up to ln of the largest float */
+        for (uint32_t i = 0; i < 64; i++) {
+            uint32_t pattern = (bits + i * 41) | (i % 2 ? 0x80000000u : 0);
+            memcpy(x + i, &pattern, 4);
+        }
+        memcpy(y, x, sizeof x);
+        rows->exponentials(64, y);
+        for (int i = 0; i < 64; i++) {
+            double want = exp((double)x[i]);
+            if (want < 0x1p-126 || want > 0x1.fffffep127) /* subnormal results are checked absolutely below */
+                continue;
+            double ulp = ldexp(1, ilogb(want) - 23), error = fabs(y[i] - want) / ulp;
+            worst = error > worst ? error : worst;
+        }
+    }
+    printf("exp %s: %.3f ulp at most\n", tier_names[_i], worst);
+    ck_assert_double_le(worst, 2);
+    float ends[] = {-INFINITY, -1e30f, -105, 0, 89, INFINITY, NAN, -88}, got[8];
+    memcpy(got, ends, sizeof ends);
+    rows->exponentials(8, got);
+    for (int i = 0; i < 3; i++)
+        ck_assert(got[i] == 0 && !signbit(got[i]));
+    ck_assert(got[3] == 1 && got[4] == INFINITY && got[5] == INFINITY && isnan(got[6]));
+    ck_assert_double_eq_tol(got[7], exp(-88), 0x1p-147);
+}
+END_TEST
+
+static double norm_loss(size_t d, const double *x, const float *w, double eps, const float *dy)
+{
+    double squares = 0, loss = 0;
+    for (size_t i = 0; i < d; i++)
+        squares += x[i] * x[i];
+    for (size_t i = 0; i < d; i++)
+        loss += x[i] / sqrt(squares / (double)d + eps) * w[i] * dy[i];
+    return loss;
+}
+
+static void check_norm(size_t heads, size_t d)
+{
+    size_t cols = heads * d, ld = cols + GAP;
+    float *x = random_matrix(TOKENS, cols, ld), *dy = random_matrix(TOKENS, cols, ld), *w = random_matrix(1, d, d);
+    float *y = empty_matrix(TOKENS, cols, ld), *dx = random_matrix(TOKENS, cols, ld), *rstd = guarded(TOKENS * heads);
+    ql_rmsnorm norm = {heads, d, w, 1e-5f};
+    float *before = random_matrix(TOKENS, cols, ld);
+    memcpy(before, dx, ((TOKENS - 1) * ld + cols) * sizeof *dx);
+    ql_rmsnorm_forward(&norm, TOKENS, x, ld, y, ld, rstd, NULL);
+    ql_rmsnorm_backward(&norm, TOKENS, x, ld, rstd, dy, ld, dx, ld, true, NULL);
+    double row[1024];
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t h = 0; h < heads; h++) {
+            const float *xr = x + t * ld + h * d, *g = dy + t * ld + h * d;
+            double squares = 0;
+            for (size_t i = 0; i < d; i++) {
+                row[i] = xr[i];
+                squares += row[i] * row[i];
+            }
+            double want = 1 / sqrt(squares / (double)d + 1e-5);
+            assert_near(rstd[t * heads + h], want, want * ((double)d + 4) * unit, "rstd, d %zu", d);
+            for (size_t i = 0; i < d; i++)
+                assert_near(y[t * ld + h * d + i], xr[i] * want * w[i], want * ((double)d + 4) * unit, "y, d %zu", d);
+            for (size_t i = 0; i < d; i += d / 8 + 1) {
+                double step = 1e-6;
+                row[i] = xr[i] + step;
+                double high = norm_loss(d, row, w, 1e-5, g);
+                row[i] = xr[i] - step;
+                double slope = (high - norm_loss(d, row, w, 1e-5, g)) / (2 * step);
+                row[i] = xr[i];
+                assert_near(dx[t * ld + h * d + i], slope + before[t * ld + h * d + i],
+                            1e-8 * want + (want * 2 + 1) * ((double)d + 8) * unit, "dx, d %zu", d);
+            }
+        }
+    assert_gaps_untouched(y, TOKENS, cols, ld);
+    assert_gaps_untouched(dx, TOKENS, cols, ld);
+}
+
+START_TEST(norm_matches_double_and_its_differences)
+{
+    if (!use_tier(_i))
+        return;
+    for (size_t i = 0; i < WIDTHS; i++) {
+        check_norm(1, widths[i]);
+        check_norm(3, widths[i]);
+    }
+}
+END_TEST
+
+START_TEST(norm_in_place_and_on_any_threads)
+{
+    if (!use_tier(_i))
+        return;
+    enum { D = 80, H = 2, N = TOKENS * H * D };
+    float *x = random_matrix(1, N, N), *dy = random_matrix(1, N, N), *w = random_matrix(1, D, D);
+    float y[2][N], dx[2][N], rstd[TOKENS * H];
+    ql_rmsnorm norm = {H, D, w, 1e-6f};
+    ql_rmsnorm_forward(&norm, TOKENS, x, H * D, y[0], H * D, rstd, NULL);
+    ql_rmsnorm_backward(&norm, TOKENS, x, H * D, rstd, dy, H * D, dx[0], H * D, false, NULL);
+    for (size_t threads = 2; threads <= 3; threads++) {
+        ql_workers *workers = make_workers(threads, (ql_scratch){0});
+        memcpy(y[1], x, sizeof y[1]);
+        memcpy(dx[1], dy, sizeof dx[1]);
+        ql_rmsnorm_forward(&norm, TOKENS, y[1], H * D, y[1], H * D, NULL, workers);
+        ql_rmsnorm_backward(&norm, TOKENS, x, H * D, rstd, dx[1], H * D, dx[1], H * D, false, workers);
+        ck_assert_mem_eq(y[0], y[1], sizeof y[0]);
+        ck_assert_mem_eq(dx[0], dx[1], sizeof dx[0]);
+        ql_workers_destroy(workers);
+    }
+}
+END_TEST
+
+/* Llama-3.2-1B: high frequencies stay, low ones slow down, the rest blends (transformers' llama3 rope). */
+START_TEST(llama3_frequencies_blend)
+{
+    ql_rope_config config = {64, 500000, true, 32, 1, 4, 8192};
+    double got[32], plain[32];
+    ql_rope_frequencies(&config, got);
+    config.llama3 = false;
+    ql_rope_frequencies(&config, plain);
+    double low = 8192.0 / 1, high = 8192.0 / 4;
+    int kinds[3] = {0};
+    for (int i = 0; i < 32; i++) {
+        double wavelength = 2 * acos(-1) / plain[i];
+        double smooth = (8192.0 / wavelength - 1) / (4 - 1);
+        double want = wavelength > low    ? plain[i] / 32
+                      : wavelength < high ? plain[i]
+                                          : (1 - smooth) * plain[i] / 32 + smooth * plain[i];
+        kinds[wavelength > low ? 0 : wavelength < high ? 1 : 2]++;
+        ck_assert_double_eq_tol(plain[i], 1 / pow(500000, 2 * i / 64.0), 1e-15);
+        ck_assert_double_eq_tol(got[i], want, 1e-15);
+    }
+    ck_assert(kinds[0] > 0 && kinds[1] > 0 && kinds[2] > 0);
+}
+END_TEST
+
+START_TEST(rope_turns_pairs_and_back)
+{
+    if (!use_tier(_i))
+        return;
+    static const size_t dims[] = {2, 8, 16, 64, 80, 128, 256};
+    enum { HEADS = 3, POSITIONS = 300 };
+    for (size_t k = 0; k < sizeof dims / sizeof *dims; k++) {
+        size_t hd = dims[k], half = hd / 2, cols = HEADS * hd, ld = cols + GAP;
+        ql_rope rope = {POSITIONS, half, guarded(POSITIONS * half), guarded(POSITIONS * half)};
+        ql_rope_config config = {.head_dim = hd, .theta = 10000};
+        ql_workers *workers = make_workers(3, (ql_scratch){0});
+        ql_rope_fill(&rope, &config, workers);
+        uint32_t position[TOKENS];
+        for (size_t t = 0; t < TOKENS; t++)
+            position[t] = t % 2 ? POSITIONS - 1 - (uint32_t)t : (uint32_t)(t / 2);
+        float *x = random_matrix(TOKENS, cols, ld), *y = empty_matrix(TOKENS, cols, ld);
+        float *one = empty_matrix(TOKENS, cols, ld);
+        size_t bytes = ((TOKENS - 1) * ld + cols) * sizeof *x;
+        memcpy(y, x, bytes);
+        memcpy(one, x, bytes);
+        ql_rope_rotate(&rope, TOKENS, position, HEADS, y, ld, false, workers);
+        ql_rope_rotate(&rope, TOKENS, position, HEADS, one, ld, false, NULL);
+        ck_assert_mem_eq(y, one, bytes);
+        for (size_t t = 0; t < TOKENS; t++)
+            for (size_t i = 0; i < cols; i++) {
+                size_t pair = i % hd % half, base = t * ld + i / hd * hd;
+                double angle = position[t] * pow(10000, -2.0 * (double)pair / (double)hd);
+                double a = x[base + pair], b = x[base + half + pair];
+                double want = i % hd < half ? a * cos(angle) - b * sin(angle) : b * cos(angle) + a * sin(angle);
+                assert_near(y[t * ld + i], want, 8 * unit, "rope, head_dim %zu, token %zu, %zu", hd, t, i);
+            }
+        /* The turn is orthogonal, so its transpose, the backward pass, is its inverse. */
+        ql_rope_rotate(&rope, TOKENS, position, HEADS, y, ld, true, workers);
+        for (size_t t = 0; t < TOKENS; t++)
+            for (size_t i = 0; i < cols; i++)
+                assert_near(y[t * ld + i], x[t * ld + i], 12 * unit, "rope back, head_dim %zu", hd);
+        assert_gaps_untouched(y, TOKENS, cols, ld);
+        ql_workers_destroy(workers);
+    }
+}
+END_TEST
+
+static double swiglu(double gate, double up)
+{
+    return gate / (1 + exp(-gate)) * up;
+}
+
+START_TEST(swiglu_matches_double_and_its_differences)
+{
+    if (!use_tier(_i))
+        return;
+    ql_workers *workers = make_workers(3, (ql_scratch){0});
+    for (size_t k = 0; k < WIDTHS; k++) {
+        size_t d = widths[k], ld = d + GAP, bytes = ((TOKENS - 1) * ld + d) * sizeof(float);
+        float *gate = random_matrix(TOKENS, d, ld), *up = random_matrix(TOKENS, d, ld);
+        float *dact = random_matrix(TOKENS, d, ld), *act = empty_matrix(TOKENS, d, ld);
+        float *dgate = empty_matrix(TOKENS, d, ld), *dup = empty_matrix(TOKENS, d, ld);
+        for (size_t t = 0; t < TOKENS; t++)
+            for (size_t i = 0; i < d; i++)
+                gate[t * ld + i] *= 20;
+        gate[0] = -120; /* exp(120) is beyond fp32 */
+        ql_swiglu_forward(TOKENS, d, gate, ld, up, ld, act, ld, NULL);
+        ql_swiglu_backward(TOKENS, d, gate, ld, up, ld, dact, ld, dgate, ld, dup, ld, NULL);
+        for (size_t t = 0; t < TOKENS; t++)
+            for (size_t i = 0; i < d; i++) {
+                size_t at = t * ld + i;
+                double g = gate[at], u = up[at], step = 1e-5, bound = (fabs(g) + 1) * 10 * unit + 1e-9;
+                assert_near(act[at], swiglu(g, u), bound, "swiglu(%g)", g);
+                assert_near(dgate[at], (swiglu(g + step, u) - swiglu(g - step, u)) / (2 * step) * dact[at], bound,
+                            "dgate(%g)", g);
+                assert_near(dup[at], (swiglu(g, u + step) - swiglu(g, u - step)) / (2 * step) * dact[at], bound,
+                            "dup(%g)", g);
+            }
+        assert_gaps_untouched(act, TOKENS, d, ld);
+        assert_gaps_untouched(dgate, TOKENS, d, ld);
+        /* In place, on three threads. */
+        float *act2 = random_matrix(TOKENS, d, ld), *up2 = random_matrix(TOKENS, d, ld);
+        memcpy(act2, gate, bytes);
+        memcpy(up2, up, bytes);
+        ql_swiglu_forward(TOKENS, d, act2, ld, up, ld, act2, ld, workers);
+        ck_assert_mem_eq(act, act2, bytes);
+        ql_swiglu_backward(TOKENS, d, gate, ld, up2, ld, dact, ld, dact, ld, up2, ld, workers);
+        ck_assert_mem_eq(dgate, dact, bytes);
+        ck_assert_mem_eq(dup, up2, bytes);
+    }
+    ql_workers_destroy(workers);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("ops_rows");
+    TCase *tests = tcase_create("rows");
+    tcase_set_timeout(tests, 120);
+    tcase_add_loop_test(tests, exponential_is_within_two_ulp, 0, TIERS);
+    tcase_add_loop_test(tests, norm_matches_double_and_its_differences, 0, TIERS);
+    tcase_add_loop_test(tests, norm_in_place_and_on_any_threads, 0, TIERS);
+    tcase_add_test(tests, llama3_frequencies_blend);
+    tcase_add_loop_test(tests, rope_turns_pairs_and_back, 0, TIERS);
+    tcase_add_loop_test(tests, swiglu_matches_double_and_its_differences, 0, TIERS);
+    suite_add_tcase(suite, tests);
+    return test_run(suite);
+}
