@@ -218,10 +218,12 @@ def verse_records(seed, count):
         yield {"prompt": scene.opening() + "\n", "completion": scene.verse()}
 
 
-def write_records(path, records):
-    with path.open("w", encoding="utf-8", newline="\n") as out:
-        for record in records:
-            out.write(json.dumps(record) + "\n")
+def write_verses(folder, seed):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, offset, count in (("train.jsonl", 1, 500), ("valid.jsonl", 2, 50)):
+        with (folder / name).open("w", encoding="utf-8", newline="\n") as out:
+            for record in verse_records(seed + offset, count):
+                out.write(json.dumps(record) + "\n")
 
 
 def main():
@@ -235,9 +237,7 @@ def main():
         for text in documents(args.seed, args.count):
             print(json.dumps(text))
         return
-    args.dir.mkdir(parents=True, exist_ok=True)
-    write_records(args.dir / "train.jsonl", verse_records(args.seed + 1, 500))
-    write_records(args.dir / "valid.jsonl", verse_records(args.seed + 2, 50))
+    write_verses(args.dir, args.seed)
 
 
 if __name__ == "__main__":
