@@ -233,7 +233,7 @@ bool cli_parse(cli_args *args, const cli_command *command, int argc, char **argv
         if (option->fallback)
             store(command, option, option->fallback, values);
     for (int i = 0; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+        if (strcmp(argv[i], "--help") == 0 || (i == 0 && strcmp(argv[i], "-h") == 0)) {
             cli_help(command);
             *status = CLI_OK;
             return false;

@@ -2,7 +2,10 @@
 #include "cli/interrupt.h"
 
 #include <signal.h>
+#include <stddef.h>
 #include <unistd.h>
+
+static const int asking[] = {SIGINT, SIGTERM, SIGHUP};
 
 static volatile sig_atomic_t caught;
 
@@ -10,22 +13,22 @@ static void remember(int number)
 {
     static const char note[] = "\nStopping after this step; once more to quit at once without saving.\n";
     caught = number;
-    signal(SIGINT, SIG_DFL);
-    signal(SIGTERM, SIG_DFL);
+    for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
+        signal(asking[i], SIG_DFL);
     ssize_t ignored = write(STDERR_FILENO, note, sizeof note - 1);
     (void)ignored;
 }
 
 void cli_interrupt_catch(void)
 {
-    struct sigaction action = {.sa_handler = remember, .sa_flags = SA_RESTART};
-    struct sigaction now;
+    struct sigaction action = {.sa_handler = remember, .sa_flags = SA_RESTART}, now;
     sigemptyset(&action.sa_mask);
-    /* What the caller has us ignore (nohup, a background job) stays ignored. */
-    if (sigaction(SIGINT, NULL, &now) == 0 && now.sa_handler != SIG_IGN)
-        sigaction(SIGINT, &action, NULL);
-    if (sigaction(SIGTERM, NULL, &now) == 0 && now.sa_handler != SIG_IGN)
-        sigaction(SIGTERM, &action, NULL);
+    for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
+        if (sigaction(asking[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) /* nohup keeps its meaning */
+            sigaction(asking[i], &action, NULL);
+    /* A closed pipe or a file that may not grow is an error of a write, not the end of the run. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 bool cli_interrupted(void)

@@ -1,4 +1,4 @@
-/* SIGINT and SIGTERM as a request to stop: the first is remembered, the second has its usual effect at once. */
+/* SIGINT, SIGTERM and SIGHUP as a request to stop: the first is remembered, the second has its usual effect at once. */
 #ifndef QL_SRC_CLI_INTERRUPT_H
 #define QL_SRC_CLI_INTERRUPT_H
 
