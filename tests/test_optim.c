@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "qlora/optim.h"
+#include "support.h"
 
 static ql_adapters *make_set(size_t in, size_t out, size_t rank)
 {
@@ -247,9 +248,5 @@ int main(void)
     tcase_add_test(tc, clip_factor_is_torchs);
     tcase_add_loop_test(tc, schedules_agree_with_transformers, 0, sizeof schedule_cases / sizeof *schedule_cases);
     tcase_add_test(tc, schedules_have_names);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return test_run(suite);
 }

@@ -1,0 +1,266 @@
+/* The tensors of a PEFT adapter, read and written beside its config. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/half.h"
+#include "io/path.h"
+#include "qlora/io.h"
+#include "train/adapter_config.h"
+
+#define CONFIG "adapter_config.json"
+#define WEIGHTS "adapter_model.safetensors"
+#define STAMP_KEY "qlora_adapter" /* metadata: the numbers of the config that belongs to the tensors */
+
+struct ql_adapter_file {
+    char *config_path, *weights_path;
+    ql_peft_config config;
+    ql_tensors *tensors;
+};
+
+typedef char stamp_text[96];
+typedef char tensor_name[512];
+
+static const char *stamp(stamp_text text, const ql_adapter_config *c)
+{
+    snprintf(text, sizeof(stamp_text), "r %zu, alpha %.17g, %s", c->rank, c->alpha, c->use_rslora ? "rslora" : "lora");
+    return text;
+}
+
+static ql_status name_of(tensor_name out, const char *module, char side, ql_error *err)
+{
+    int length = snprintf(out, sizeof(tensor_name), "base_model.model.%s.lora_%c.weight", module, side);
+    if (length < 0 || (size_t)length >= sizeof(tensor_name))
+        return ql_fail(err, QL_ERR_ARG, "module \"%.60s...\": the name is too long", module);
+    return QL_OK;
+}
+
+/* ---- reading ---- */
+
+static ql_status check_stamp(const ql_adapter_file *file, ql_error *err)
+{
+    stamp_text text;
+    const char *saved = ql_tensors_metadata(file->tensors, STAMP_KEY);
+    if (!saved || strcmp(saved, stamp(text, &file->config.common)) == 0)
+        return QL_OK;
+    return ql_fail(err, QL_ERR_FORMAT, "%s: the tensors were saved with \"%.90s\", but %s says \"%s\": the two files "
+                   "are not of one save", file->weights_path, saved, CONFIG, text);
+}
+
+static ql_status open_parts(ql_adapter_file *file, const char *dir, ql_error *err)
+{
+    file->config_path = ql_path_join(dir, CONFIG);
+    file->weights_path = ql_path_join(dir, WEIGHTS);
+    if (!file->config_path || !file->weights_path)
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", dir);
+    ql_status status = ql_peft_config_read(&file->config, file->config_path, err);
+    if (!status)
+        status = ql_tensors_open(&file->tensors, file->weights_path, err);
+    return status ? status : check_stamp(file, err);
+}
+
+ql_status ql_adapter_file_open(ql_adapter_file **out, const char *dir, ql_error *err)
+{
+    *out = NULL;
+    ql_adapter_file *file = calloc(1, sizeof *file);
+    if (!file)
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", dir);
+    ql_status status = open_parts(file, dir, err);
+    if (status) {
+        ql_adapter_file_close(file);
+        return status;
+    }
+    *out = file;
+    return QL_OK;
+}
+
+ql_adapter_config ql_adapter_file_config(const ql_adapter_file *file)
+{
+    return file->config.common;
+}
+
+void ql_adapter_file_close(ql_adapter_file *file)
+{
+    if (!file)
+        return;
+    ql_tensors_close(file->tensors);
+    ql_peft_config_free(&file->config);
+    free(file->config_path);
+    free(file->weights_path);
+    free(file);
+}
+
+static ql_status find(const ql_adapter_file *file, const char *module, char side, size_t rows, size_t cols,
+                      const ql_tensor **out, ql_error *err)
+{
+    tensor_name name;
+    ql_status status = name_of(name, module, side, err);
+    return status ? status : ql_tensors_need(out, file->tensors, name, 2, (const size_t[]){rows, cols}, err);
+}
+
+/* A tensor that no targeted module asked for: why is it there? */
+static ql_status explain_rest(const ql_adapter_file *file, const ql_adapter_module *modules, size_t count,
+                              const ql_adapter_shape *shapes, ql_error *err)
+{
+    for (size_t t = 0; t < ql_tensors_count(file->tensors); t++) {
+        const char *name = ql_tensors_at(file->tensors, t)->name;
+        bool asked = false;
+        for (size_t i = 0; i < count && !asked; i++) {
+            tensor_name a, b;
+            if (shapes[i].rank && !name_of(a, modules[i].name, 'A', NULL) && !name_of(b, modules[i].name, 'B', NULL))
+                asked = strcmp(name, a) == 0 || strcmp(name, b) == 0;
+        }
+        if (!asked)
+            return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s belongs to no module that %s targets in this "
+                           "model", file->weights_path, name, CONFIG);
+    }
+    return QL_OK;
+}
+
+ql_status ql_adapter_file_plan(const ql_adapter_file *file, const ql_adapter_module *modules, size_t count,
+                               ql_adapter_shape *shapes, ql_error *err)
+{
+    ql_status status = ql_peft_targets_exist(&file->config, modules, count, err);
+    size_t adapted = 0;
+    for (size_t i = 0; i < count && !status; i++) {
+        const ql_adapter_module *m = &modules[i];
+        const ql_tensor *tensor;
+        ql_peft_target target;
+        status = ql_peft_target_of(&file->config, m->name, &target, err);
+        shapes[i] = (ql_adapter_shape){m->in_features, m->out_features, target.rank, target.scaling};
+        if (status || !target.adapted)
+            continue;
+        status = find(file, m->name, 'A', target.rank, m->in_features, &tensor, err);
+        if (!status)
+            status = find(file, m->name, 'B', m->out_features, target.rank, &tensor, err);
+        adapted++;
+    }
+    if (status)
+        return status;
+    if (!adapted)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: target_modules matches no linear layer of this model",
+                       file->config_path);
+    /* As many tensors as were asked for and found: none is left over. */
+    return ql_tensors_count(file->tensors) == 2 * adapted ? QL_OK : explain_rest(file, modules, count, shapes, err);
+}
+
+static ql_status read_into(ql_adapters *set, size_t first, const ql_tensor *tensor, ql_error *err)
+{
+    float part[1024];
+    size_t count = ql_tensor_elements(tensor), many;
+    for (size_t at = 0; at < count; at += many) {
+        many = count - at < 1024 ? count - at : 1024;
+        ql_status status = ql_tensor_read_f32(tensor, at, many, part, err);
+        if (status)
+            return status;
+        for (size_t i = 0; i < many; i++)
+            if (!isfinite(ql_f16_to_f32(ql_f32_to_f16(part[i]))))
+                return ql_fail(err, QL_ERR_VALUE, "%s: tensor %s, row %zu, column %zu is %g, which is no finite FP16 "
+                               "number", tensor->file, tensor->name, (at + i) / tensor->shape[1],
+                               (at + i) % tensor->shape[1], part[i]);
+        ql_adapters_set(set, first + at, many, part);
+    }
+    return QL_OK;
+}
+
+ql_status ql_adapter_file_read(const ql_adapter_file *file, const ql_adapter_module *modules, size_t count,
+                               ql_adapters *set, ql_error *err)
+{
+    size_t layer = 0;
+    for (size_t i = 0; i < count; i++) {
+        ql_peft_target target;
+        ql_status status = ql_peft_target_of(&file->config, modules[i].name, &target, err);
+        if (status)
+            return status;
+        if (!target.adapted)
+            continue;
+        if (layer == set->layers)
+            return ql_fail(err, QL_ERR_ARG, "%s: the set of adapters lacks %s", file->config_path, modules[i].name);
+        const ql_adapter *a = &set->layer[layer++];
+        const ql_tensor *tensor;
+        status = find(file, modules[i].name, 'A', a->r, a->k, &tensor, err);
+        if (!status)
+            status = read_into(set, a->offset, tensor, err);
+        if (!status)
+            status = find(file, modules[i].name, 'B', a->n, a->r, &tensor, err);
+        if (!status)
+            status = read_into(set, a->offset + a->r * a->k, tensor, err);
+        if (status)
+            return status;
+    }
+    if (layer != set->layers)
+        return ql_fail(err, QL_ERR_ARG, "%s: %zu adapted modules for a set of %zu adapters", file->config_path, layer,
+                       set->layers);
+    return QL_OK;
+}
+
+/* ---- writing ---- */
+
+/* The parameters of a set as fp32: its masters, or a copy made from the fp16 values. */
+static const float *parameters(const ql_adapters *set, float **owned)
+{
+    *owned = NULL;
+    if (set->master)
+        return set->master;
+    float *copy = *owned = malloc((set->count ? set->count : 1) * sizeof *copy);
+    for (size_t i = 0; copy && i < set->count; i++)
+        copy[i] = ql_f16_to_f32(set->value[i]);
+    return copy;
+}
+
+static ql_status describe(ql_tensor *tensors, tensor_name *names, const ql_adapter *a, const char *module,
+                          const float *values, size_t rank, ql_error *err)
+{
+    size_t count = a->r * (a->k + a->n);
+    if (a->r != rank)
+        return ql_fail(err, QL_ERR_ARG, "adapter of %s: rank %zu, but the config says %zu", module, a->r, rank);
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(values[a->offset + i]))
+            return ql_fail(err, QL_ERR_VALUE, "adapter of %s: it holds %g; nothing is saved", module,
+                           values[a->offset + i]);
+    tensors[0] = (ql_tensor){.name = names[0], .dtype = QL_F32, .ndim = 2, .shape = {a->r, a->k},
+                             .data = values + a->offset, .bytes = a->r * a->k * sizeof(float)};
+    tensors[1] = (ql_tensor){.name = names[1], .dtype = QL_F32, .ndim = 2, .shape = {a->n, a->r},
+                             .data = values + a->offset + a->r * a->k, .bytes = a->n * a->r * sizeof(float)};
+    ql_status status = name_of(names[0], module, 'A', err);
+    return status ? status : name_of(names[1], module, 'B', err);
+}
+
+static ql_status write_weights(const char *path, const ql_adapter_config *config, const ql_adapters *set,
+                               const char *const *modules, ql_error *err)
+{
+    stamp_text text;
+    const ql_metadata metadata[] = {{"format", "pt"}, {STAMP_KEY, stamp(text, config)}};
+    float *owned;
+    const float *values = parameters(set, &owned);
+    ql_tensor *tensors = calloc(2 * set->layers + 1, sizeof *tensors);
+    tensor_name *names = calloc(2 * set->layers + 1, sizeof *names);
+    ql_status status = QL_OK;
+    if (!values || !tensors || !names)
+        status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
+    for (size_t i = 0; i < set->layers && !status; i++)
+        status = describe(tensors + 2 * i, names + 2 * i, &set->layer[i], modules[i], values, config->rank, err);
+    if (!status)
+        status = ql_safetensors_write(path, tensors, 2 * set->layers, metadata, 2, err);
+    free(names);
+    free(tensors);
+    free(owned);
+    return status;
+}
+
+ql_status ql_adapter_file_write(const char *dir, const ql_adapter_config *config, const ql_adapters *set,
+                                const char *const *names, ql_error *err)
+{
+    char *config_path = ql_path_join(dir, CONFIG), *weights_path = ql_path_join(dir, WEIGHTS);
+    ql_status status = config_path && weights_path ? ql_path_make_folder(dir, err)
+                                                   : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", dir);
+    if (!status)
+        status = write_weights(weights_path, config, set, names, err);
+    if (!status)
+        status = ql_peft_config_write(config_path, config, err);
+    free(weights_path);
+    free(config_path);
+    return status;
+}
