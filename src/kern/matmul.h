@@ -53,6 +53,7 @@ typedef struct ql_matmul_kernel {
     void (*pack)(const ql_product *p, size_t index, void *packed);
     /* Computes one rectangle. The value of an output depends neither on the rectangle nor on m. */
     void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+    bool bf16_inputs; /* rounds x and W to bf16; sums stay fp32 */
     bool blas; /* calls OpenBLAS, which the caller holds to one thread */
 } ql_matmul_kernel;
 

@@ -1,0 +1,102 @@
+/* The data of a measurement. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/arena.h"
+#include "base/rng.h"
+#include "base/workers.h"
+#include "bench.h"
+
+/* Bytes that no cache holds; the smallest when the system does not say. */
+static size_t past_cache(void)
+{
+    long last = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return last > 0 ? 3 * (size_t)last : (size_t)192 << 20;
+}
+
+static float *random_floats(size_t count, uint64_t stream)
+{
+    float *x = ql_alloc(count * sizeof *x);
+    uint32_t bits[4];
+    for (size_t i = 0; i < count && x; i++) {
+        if (i % 4 == 0)
+            ql_philox(1, stream, i / 4, bits);
+        x[i] = ql_uniform(bits[i % 4]) * 2 - 1;
+    }
+    return x;
+}
+
+bool case_weights(bench_case *c, const options *o, const char *name, shape s, ql_error *err)
+{
+    *c = (bench_case){.shape = s, .dense = random_floats(s.n * s.k, 1)};
+    ql_format format;
+    if (!c->dense || ql_format_parse(&format, name, o->group, o->double_quant, err) != QL_OK)
+        return false;
+    do {
+        ql_status status = ql_weight_quantize(&c->weights[c->copies], format, name, c->dense, QL_F32, s.k, s.n, s.k,
+                                              NULL, err);
+        if (status != QL_OK)
+            return false;
+        c->copies++;
+    } while (o->cold && c->copies < MOST && c->copies * ql_weight_bytes(c->weights[0]) < past_cache());
+    ql_weight_dequantize(c->weights[0], 0, s.n, c->dense, s.k);
+    c->stream_bytes = (ql_weight_bytes(c->weights[0]) + 4095) / 4096 * 4096;
+    c->stream = ql_alloc(c->stream_bytes * c->copies);
+    return c->stream != NULL;
+}
+
+bool case_inputs(bench_case *c, bool transposed, size_t m, size_t threads, ql_error *err)
+{
+    size_t inputs = transposed ? c->shape.n : c->shape.k, outputs = transposed ? c->shape.k : c->shape.n;
+    c->transposed = transposed;
+    c->m = m;
+    c->threads = threads;
+    c->x = random_floats(m * inputs, 2);
+    c->y = ql_alloc(m * outputs * sizeof *c->y);
+    if (ql_workers_create(&c->workers, threads, err) != QL_OK)
+        return false;
+    return c->x && c->y;
+}
+
+void case_free_inputs(bench_case *c)
+{
+    free(c->x);
+    free(c->y);
+    ql_workers_destroy(c->workers);
+    c->x = c->y = NULL;
+    c->workers = NULL;
+}
+
+void case_free_weights(bench_case *c)
+{
+    for (size_t i = 0; i < c->copies; i++)
+        ql_weight_destroy(c->weights[i]);
+    free(c->dense);
+    free(c->stream);
+    *c = (bench_case){0};
+}
+
+bool case_right(const bench_case *c, const ql_matmul_kernel *kernel)
+{
+    enum { SAMPLE = 400 };
+    size_t inputs = c->transposed ? c->shape.n : c->shape.k, outputs = c->transposed ? c->shape.k : c->shape.n;
+    double unit = kernel->bf16_inputs ? 0x1p-8 : 0, gamma = (double)(inputs + 4) * 0x1p-24;
+    ql_rng rng = {.seed = 3};
+    for (int s = 0; s < SAMPLE; s++) {
+        size_t i = ql_rng_below(&rng, (uint32_t)c->m), j = ql_rng_below(&rng, (uint32_t)outputs);
+        double sum = 0, size = 0;
+        for (size_t l = 0; l < inputs; l++) {
+            double w = (double)c->dense[c->transposed ? l * c->shape.k + j : j * c->shape.k + l];
+            double term = (double)c->x[i * inputs + l] * w;
+            sum += term;
+            size += fabs(term);
+        }
+        double got = (double)c->y[i * outputs + j];
+        if (!(fabs(got - sum) <= (gamma + unit) * size)) {
+            fprintf(stderr, "%s is wrong: m %zu n %zu k %zu%s: [%zu][%zu] is %.9g, not %.9g\n", kernel->name, c->m,
+                    c->shape.n, c->shape.k, c->transposed ? " transposed" : "", i, j, got, sum);
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,23 @@
+/* What the processor can do at most, measured by the shortest loops that do it. */
+#ifndef QL_BENCH_ROOF_H
+#define QL_BENCH_ROOF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct roof {
+    const char *name;
+    uint32_t cpu;                                 /* QL_CPU_ bits that it needs */
+    double (*work)(size_t rounds);                /* multiplies and adds from registers; returns the operations */
+    uint64_t (*read)(const void *p, size_t bytes); /* reads every line once; bytes: multiple of 1024 */
+} roof;
+
+extern const roof roof_portable, roof_avx2, roof_avx512, roof_avx512_bf16;
+
+/* The roof of a kernel that needs these bits. */
+const roof *roof_for(uint32_t cpu);
+
+/* The fastest reader that this processor has. */
+const roof *roof_reader(uint32_t features);
+
+#endif
