@@ -153,8 +153,8 @@ static const char *const examples[] = {
     NULL,
 };
 
-static const cli_option *const options[] = {cli_model_options, file_options,    cli_format_options, cli_data_options,
-                                            train_options,     cli_run_options, NULL};
+static const cli_option *const options[] = {
+    cli_model_options, file_options, cli_format_options, cli_data_options, train_options, cli_run_options, NULL};
 
 const cli_command cli_finetune = {
     .name = "finetune",

@@ -44,14 +44,13 @@ static void introduce_memory(const finetune *f)
     cli_text weights, mapped, adapters, gradients, optimizer, activations, workspace, sum;
     ql_model_bytes m = ql_model_memory(f->session.model);
     ql_trainer_bytes t = ql_trainer_memory(f->trainer);
-    size_t held = m.codes + m.scales + m.dense, work = t.workspace + ql_workers_bytes(f->session.workers);
+    size_t held = m.codes + m.scales + m.dense;
     cli_say(&f->session,
             "Memory    weights %s (and %s mapped), adapters %s, gradients %s, optimizer %s, activations %s, "
             "workspace %s: %s\n",
             cli_bytes(held, weights), cli_bytes(m.mapped, mapped), cli_bytes(t.adapters, adapters),
-            cli_bytes(t.gradients, gradients), cli_bytes(t.optimizer, optimizer),
-            cli_bytes(t.activations, activations), cli_bytes(work, workspace),
-            cli_bytes(held + total(t) + work - t.workspace, sum));
+            cli_bytes(t.gradients, gradients), cli_bytes(t.optimizer, optimizer), cli_bytes(t.activations, activations),
+            cli_bytes(t.workspace, workspace), cli_bytes(held + total(t), sum));
 }
 
 void finetune_introduce(const finetune *f)
@@ -94,7 +93,7 @@ static void put_memory(ql_json *json, const finetune *f)
     ql_json_integer(json, "gradients", (int64_t)t.gradients);
     ql_json_integer(json, "optimizer", (int64_t)t.optimizer);
     ql_json_integer(json, "activations", (int64_t)t.activations);
-    ql_json_integer(json, "workspace", (int64_t)(t.workspace + ql_workers_bytes(f->session.workers)));
+    ql_json_integer(json, "workspace", (int64_t)t.workspace);
     ql_json_integer(json, "peak_resident", (int64_t)cli_peak_memory());
     ql_json_end(json);
 }
@@ -166,12 +165,14 @@ static void print_quoted(const char *word)
 void finetune_say_how_to_go_on(const finetune *f)
 {
     /* These are in the adapter, or count from here on. A new seed: another order of the data. */
-    static const char *const replaced[] = {"adapter", "rank",  "alpha", "rslora",       "dropout",      "target-modules",
-                                           "epochs",  "steps", "seed",  "warmup-steps", "warmup-ratio", NULL};
+    static const char *const replaced[] = {"adapter", "rank",           "alpha",        "rslora",
+                                           "dropout", "target-modules", "epochs",       "steps",
+                                           "seed",    "warmup-steps",   "warmup-ratio", NULL};
     const cli_args *args = f->session.args;
     const cli_option *option;
-    fprintf(stderr, "Stopped after step %zu of %zu; the adapter is in %s. To go on from it (with a new optimizer and "
-                    "schedule):\n  qlora finetune",
+    fprintf(stderr,
+            "Stopped after step %zu of %zu; the adapter is in %s. To go on from it, with a new optimizer and schedule:"
+            "\n  qlora finetune",
             f->progress.done, f->progress.steps, f->v->output);
     for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++) {
         bool skip = !args->given[i];
@@ -181,7 +182,9 @@ void finetune_say_how_to_go_on(const finetune *f)
             continue;
         bool flag = option->kind == CLI_FLAG;
         fprintf(stderr, " --%s%s%s", flag && strcmp(args->given[i], "no") == 0 ? "no-" : "", option->name,
-                flag ? "" : strncmp(args->given[i], "--", 2) == 0 ? "=" : " ");
+                flag                                    ? ""
+                : strncmp(args->given[i], "--", 2) == 0 ? "="
+                                                        : " ");
         if (!flag)
             print_quoted(args->given[i]);
     }

@@ -91,10 +91,10 @@ static int encode_prompt(generation *g)
     ql_message messages[] = {{"system", g->v->system, g->v->system ? strlen(g->v->system) : 0},
                              {"user", text, g->prompt.length}};
     size_t skip = !g->v->system;
-    ql_status status =
-        g->v->chat ? ql_chat_encode(tokenizer, g->v->common.chat_template, messages + skip, 2 - skip, true, &g->ids,
-                                    NULL, &err)
-                   : ql_tokenizer_encode(tokenizer, text, g->prompt.length, QL_ENCODE_SPECIALS, &g->ids, &err);
+    ql_status status = g->v->chat
+                           ? ql_chat_encode(tokenizer, g->v->common.chat_template, messages + skip, 2 - skip, true,
+                                            &g->ids, NULL, &err)
+                           : ql_tokenizer_encode(tokenizer, text, g->prompt.length, QL_ENCODE_SPECIALS, &g->ids, &err);
     if (status)
         return cli_failed(&err);
     if (!g->ids.count)

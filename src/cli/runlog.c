@@ -62,8 +62,7 @@ void cli_runlog_step(cli_runlog *log, const ql_step_report *report)
     ql_json_integer(&log->json, "tokens", (int64_t)report->tokens);
     ql_json_integer(&log->json, "learned", (int64_t)report->learned);
     ql_json_number(&log->json, "seconds", report->seconds);
-    ql_json_number(&log->json, "tokens_per_second",
-                   report->seconds > 0 ? (double)report->tokens / report->seconds : 0);
+    ql_json_number(&log->json, "tokens_per_second", report->seconds > 0 ? (double)report->tokens / report->seconds : 0);
     put(log);
 }
 
