@@ -44,6 +44,18 @@ void test_folder_remove(char *folder)
     free(folder);
 }
 
+const char *test_file(const char *folder, const char *name, const void *data, size_t bytes)
+{
+    static char paths[8][1024];
+    static unsigned next;
+    char *path = paths[next++ % 8];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    remove(path); /* some file systems flush a file that is cut and written again */
+    FILE *file = fopen(path, "wb");
+    ck_assert_msg(file && fwrite(data, 1, bytes, file) == bytes && fclose(file) == 0, "cannot write %s", path);
+    return path;
+}
+
 int test_run(Suite *suite)
 {
     SRunner *runner = srunner_create(suite);

@@ -5,6 +5,7 @@
 #include <check.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "qlora/base.h"
 
@@ -15,6 +16,9 @@ const char *test_data(const char *name);
 /* A fresh folder below $TMPDIR, removed with what it holds by test_folder_remove. free() the name. */
 char *test_folder(void);
 void test_folder_remove(char *folder); /* frees the name too */
+
+/* Writes FOLDER/NAME with data[bytes]; returns its path in a static buffer (8 in turn). */
+const char *test_file(const char *folder, const char *name, const void *data, size_t bytes);
 
 /* Runs the test cases of one suite; returns the exit status of main. */
 int test_run(Suite *suite);

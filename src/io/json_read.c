@@ -31,6 +31,16 @@ static json_t *load(const char *text, size_t length, json_error_t *error)
     return value;
 }
 
+/* line: of a JSON lines file; 0 for a whole file, whose lines the parser has counted. */
+static ql_status refuse(const char *name, size_t line, const json_error_t *error, ql_error *err)
+{
+    if (json_error_code(error) == json_error_out_of_memory)
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory while reading JSON", name);
+    const char *what = json_error_code(error) == json_error_invalid_utf8 ? "invalid UTF-8: " : "";
+    return ql_fail(err, QL_ERR_FORMAT, "%s:%zu:%d: %s%s", name, line ? line : (size_t)error->line, error->column, what,
+                   error->text);
+}
+
 ql_status ql_json_parse(json_t **out, const char *name, const void *text, size_t length, ql_error *err)
 {
     size_t mark = mark_length(text, length);
@@ -40,11 +50,7 @@ ql_status ql_json_parse(json_t **out, const char *name, const void *text, size_t
         return ql_fail(err, QL_ERR_FORMAT, "%s: the file is empty, JSON is expected", name);
     json_error_t error;
     *out = load(start, length - mark, &error);
-    if (*out)
-        return QL_OK;
-    if (json_error_code(&error) == json_error_out_of_memory)
-        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory while reading JSON", name);
-    return ql_fail(err, QL_ERR_FORMAT, "%s:%d:%d: %s", name, error.line, error.column, error.text);
+    return *out ? QL_OK : refuse(name, 0, &error, err);
 }
 
 ql_status ql_json_read(json_t **out, const char *path, ql_error *err)
@@ -80,11 +86,7 @@ ql_status ql_jsonl_next(ql_jsonl *lines, json_t **out, ql_error *err)
             continue;
         json_error_t error;
         *out = load(start, length, &error);
-        if (*out)
-            return QL_OK;
-        if (json_error_code(&error) == json_error_out_of_memory)
-            return ql_fail(err, QL_ERR_MEMORY, "%s:%zu: out of memory", lines->path, lines->line);
-        return ql_fail(err, QL_ERR_FORMAT, "%s:%zu:%d: %s", lines->path, lines->line, error.column, error.text);
+        return *out ? QL_OK : refuse(lines->path, lines->line, &error, err);
     }
     return QL_OK;
 }

@@ -14,8 +14,8 @@ static const struct {
     const char *name;
     size_t bits;
 } foreign_types[] = {
-    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F8_E5M2", 8},     {"F8_E4M3", 8},     {"F8_E8M0", 8},
-    {"I16", 16},    {"U16", 16},    {"U64", 64},    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"C64", 64},
+    {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F8_E5M2", 8},     {"F8_E4M3", 8},     {"F8_E8M0", 8},
+    {"I16", 16}, {"U16", 16},    {"U64", 64},    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"C64", 64},
 };
 
 bool ql_shape_elements(const size_t *shape, size_t ndim, size_t *elements)
@@ -65,10 +65,9 @@ static ql_status check_bytes(const ql_tensor *tensor, size_t bits, ql_error *err
         return ql_fail(err, QL_ERR_FORMAT, "%s: tensor %.200s: the size of its shape overflows", tensor->file,
                        tensor->name);
     if (bits > 0 && (total % 8 || total / 8 != tensor->bytes))
-        return ql_fail(err, QL_ERR_FORMAT,
-                       "%s: tensor %.200s: %zu elements of type %s need %zu bytes, its data_offsets span %zu",
-                       tensor->file, tensor->name, elements, tensor->dtype_name, total / 8 + (total % 8 > 0),
-                       tensor->bytes);
+        return ql_fail(
+            err, QL_ERR_FORMAT, "%s: tensor %.200s: %zu elements of type %s need %zu bytes, its data_offsets span %zu",
+            tensor->file, tensor->name, elements, tensor->dtype_name, total / 8 + (total % 8 > 0), tensor->bytes);
     return QL_OK;
 }
 
@@ -106,8 +105,6 @@ static ql_status read_metadata(const ql_json_at *metadata, ql_error *err)
 {
     const char *key;
     json_t *value;
-    if (!json_is_object(metadata->value))
-        return ql_json_expected(metadata, "an object", err);
     json_object_foreach((json_t *)metadata->value, key, value)
     {
         const char *text;
@@ -164,8 +161,9 @@ static ql_status read_header(ql_shard *shard, const unsigned char *data, size_t 
     json_object_foreach(shard->header, name, value)
     {
         ql_json_at entry;
-        ql_status status = ql_json_get_object(&root, name, QL_REQUIRED, &entry, err);
-        if (status == QL_OK && strcmp(name, "__metadata__") == 0) {
+        bool metadata = strcmp(name, "__metadata__") == 0;
+        ql_status status = ql_json_get_object(&root, name, metadata ? QL_OPTIONAL : QL_REQUIRED, &entry, err);
+        if (status == QL_OK && metadata) {
             status = read_metadata(&entry, err);
         } else if (status == QL_OK) {
             ql_tensor *tensor = &shard->tensors[shard->count++];
