@@ -172,7 +172,7 @@ ql_status ql_model_open(ql_model **out, const char *dir, ql_format format, ql_wo
         ql_model_destroy(model);
         return status;
     }
-    ql_model_link(model);
+    ql_model_link(model, &(ql_lora_options){0}, NULL, NULL);
     *out = model;
     return QL_OK;
 }

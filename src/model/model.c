@@ -164,28 +164,24 @@ ql_model_bytes ql_model_memory(const ql_model *model)
 
 /* ---- adapters ---- */
 
-void ql_model_link(ql_model *model)
-{
-    size_t next = 0;
-    for (size_t i = 0; i < model->config.layers; i++) {
-        ql_block *block = &model->blocks[i];
-        for (int module = 0; module < QL_MODULES; module++) {
-            bool adapted = model->adapters && (model->lora.modules >> module & 1);
-            block->linear[module] = (ql_linear){
-                .base = block->weight[module],
-                .bias = block->bias[module],
-                .adapter = adapted ? &model->adapters->layer[next++] : NULL,
-            };
-        }
-    }
-}
-
-void ql_model_set_adapters(ql_model *model, const ql_lora_options *options, ql_adapters *adapters)
+void ql_model_link(ql_model *model, const ql_lora_options *options, const ql_adapter_shape *shapes,
+                   ql_adapters *adapters)
 {
     ql_adapters_destroy(model->adapters);
     model->adapters = adapters;
     model->lora = *options;
-    ql_model_link(model);
+    size_t next = 0;
+    for (size_t i = 0; i < model->config.layers; i++) {
+        ql_block *block = &model->blocks[i];
+        for (int module = 0; module < QL_MODULES; module++) {
+            bool adapted = adapters && shapes[i * QL_MODULES + module].rank;
+            block->linear[module] = (ql_linear){
+                .base = block->weight[module],
+                .bias = block->bias[module],
+                .adapter = adapted ? &adapters->layer[next++] : NULL,
+            };
+        }
+    }
 }
 
 ql_lora_options ql_lora_options_defaults(void)
@@ -206,38 +202,57 @@ static ql_status check_lora(const ql_lora_options *o, ql_error *err)
     return QL_OK;
 }
 
-ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const ql_lora_options *options,
-                                 bool trainable, ql_error *err)
+ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model, const ql_lora_options *options,
+                                  ql_error *err)
 {
+    const ql_model_config *c = &model->config;
     *out = NULL;
     ql_status status = check_lora(options, err);
     if (status)
         return status;
-    const ql_model_config *c = &model->config;
     ql_adapter_shape *shapes = calloc(c->layers * QL_MODULES, sizeof *shapes);
     if (!shapes)
         return ql_fail(err, QL_ERR_MEMORY, "adapters: out of memory");
     ql_lora_desc desc = {.rank = options->rank, .alpha = options->alpha, .use_rslora = options->use_rslora};
-    size_t count = 0;
-    for (size_t i = 0; i < c->layers; i++)
-        for (int module = 0; module < QL_MODULES; module++)
-            if (options->modules >> module & 1)
-                shapes[count++] = (ql_adapter_shape){ql_module_inputs(c, module), ql_module_outputs(c, module),
-                                                     options->rank, ql_lora_scaling(&desc)};
-    status = ql_adapters_create(out, shapes, count, trainable, err);
-    free(shapes);
+    for (size_t i = 0; i < c->layers * QL_MODULES; i++) {
+        ql_module module = (ql_module)(i % QL_MODULES);
+        if (options->modules >> module & 1)
+            shapes[i] = (ql_adapter_shape){ql_module_inputs(c, module), ql_module_outputs(c, module), options->rank,
+                                           ql_lora_scaling(&desc)};
+    }
+    *out = shapes;
+    return QL_OK;
+}
+
+ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const ql_adapter_shape *shapes,
+                                 bool trainable, ql_error *err)
+{
+    size_t places = model->config.layers * QL_MODULES, count = 0;
+    *out = NULL;
+    ql_adapter_shape *present = calloc(places, sizeof *present);
+    if (!present)
+        return ql_fail(err, QL_ERR_MEMORY, "adapters: out of memory");
+    for (size_t i = 0; i < places; i++)
+        if (shapes[i].rank)
+            present[count++] = shapes[i];
+    ql_status status = ql_adapters_create(out, present, count, trainable, err);
+    free(present);
     return status;
 }
 
 ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_error *err)
 {
-    ql_adapters *adapters;
-    ql_status status = ql_model_make_adapters(&adapters, model, options, true, err);
-    if (status)
-        return status;
-    ql_adapters_init(adapters, options->seed);
-    ql_model_set_adapters(model, options, adapters);
-    return QL_OK;
+    ql_adapter_shape *shapes;
+    ql_adapters *adapters = NULL;
+    ql_status status = ql_model_adapter_shapes(&shapes, model, options, err);
+    if (!status)
+        status = ql_model_make_adapters(&adapters, model, shapes, true, err);
+    if (!status) {
+        ql_adapters_init(adapters, options->seed);
+        ql_model_link(model, options, shapes, adapters);
+    }
+    free(shapes);
+    return status;
 }
 
 size_t ql_model_adapter_parameters(const ql_model *model)

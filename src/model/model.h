@@ -40,15 +40,18 @@ ql_status ql_model_prepare(ql_model *model, ql_error *err);
 /* The rotary embedding that the model's config.json asks for. */
 ql_rope_config ql_model_rope(const ql_model_config *config);
 
-/* Points the linear layers at weights, biases and adapters; call it after any of them changed. */
-void ql_model_link(ql_model *model);
+/* What adapters of these options need, [layers][QL_MODULES]; rank 0 where there is none. free() it. */
+ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model, const ql_lora_options *options,
+                                  ql_error *err);
 
-/* Zeroed adapters for `modules` of every block, not attached. The caller owns *out. */
-ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const ql_lora_options *options,
+/* A zeroed set for the shapes that have a rank. The caller owns *out. */
+ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const ql_adapter_shape *shapes,
                                  bool trainable, ql_error *err);
 
-/* Puts an adapter set (owned from then on) in place of the present one. */
-void ql_model_set_adapters(ql_model *model, const ql_lora_options *options, ql_adapters *adapters);
+/* Points the linear layers at weights and biases, and at the adapters of such a set, which the model owns from
+ * then on. options->rank is the largest there is. Without adapters shapes may be NULL. */
+void ql_model_link(ql_model *model, const ql_lora_options *options, const ql_adapter_shape *shapes,
+                   ql_adapters *adapters);
 
 /* Tokens of several sequences one after another, without padding. */
 typedef struct ql_batch {

@@ -25,7 +25,7 @@ static void list_saved(const ql_pass *pass, ql_arena *arena, ql_saved *s)
     s->gate = ql_take(arena, t * c->intermediate_size, float);
     s->up = ql_take(arena, t * c->intermediate_size, float);
     for (int i = 0; i < QL_MODULES; i++)
-        s->h[i] = pass->model->blocks[0].linear[i].adapter ? ql_take(arena, t * pass->model->lora.rank, float) : NULL;
+        s->h[i] = pass->model->lora.modules >> i & 1 ? ql_take(arena, t * pass->model->lora.rank, float) : NULL;
 }
 
 static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
@@ -80,8 +80,8 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
     ql_scratch need = ql_attention_scratch(&attention, pass->capacity);
     need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
     *work = 0;
-    for (int i = 0; i < QL_MODULES; i++) {
-        const ql_linear *layer = &model->blocks[0].linear[i];
+    for (size_t i = 0; i < model->config.layers * QL_MODULES; i++) {
+        const ql_linear *layer = &model->blocks[i / QL_MODULES].linear[i % QL_MODULES];
         need = ql_scratch_max(need, ql_linear_scratch(layer, pass->capacity, threads));
         size_t floats = ql_linear_work(layer, pass->capacity, (float)model->lora.dropout);
         *work = floats > *work ? floats : *work;

@@ -95,7 +95,7 @@ ql_status ql_model_random(ql_model **out, const ql_model_config *config, ql_form
         ql_model_destroy(model);
         return status;
     }
-    ql_model_link(model);
+    ql_model_link(model, &(ql_lora_options){0}, NULL, NULL);
     *out = model;
     return QL_OK;
 }
