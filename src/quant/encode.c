@@ -1,13 +1,15 @@
-/* See encode.h. The build defines ENCODER (the descriptor's name), ENCODER_NAME and ENCODER_CPU. */
+/* See encode.h. The build defines ENCODER (the descriptor's name), ENCODER_NAME, ENCODER_CPU and
+ * ENCODER_LANES, the floats of a register. */
 #include "quant/encode.h"
 
+#include <float.h>
 #include <string.h>
 
 #include "base/cpu.h"
 
-enum { LANES = 16 };
+enum { LANES = ENCODER_LANES, SUMS = 16 };
 
-/* Vectors of the compiler's own, which it splits into registers of the target. */
+/* The compiler's own vectors. */
 typedef float floats __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t ints __attribute__((vector_size(LANES * sizeof(int32_t))));
 
@@ -41,6 +43,37 @@ static uint32_t largest(const float *x, size_t count)
         most = bits > most ? bits : most;
     }
     return (uint32_t)most;
+}
+
+/* The sum of squared errors of coding x, in units of the scale, summed in the same order by all. */
+static float int4_error(const float *x, size_t count, float inverse)
+{
+    const float shift = 0x1.8p23f; /* adding it rounds to an integer */
+    float sums[SUMS] = {0}, sum = 0;
+    for (size_t i = 0; i < count; i += SUMS)
+        for (size_t lane = 0; lane < SUMS; lane++) {
+            float value = x[i + lane] * inverse, rounded = (value + shift) - shift;
+            rounded = rounded < -8.0f ? -8.0f : rounded;
+            rounded = rounded > 7.0f ? 7.0f : rounded;
+            sums[lane] += (value - rounded) * (value - rounded);
+        }
+    for (size_t lane = 0; lane < SUMS; lane++)
+        sum += sums[lane];
+    return sum;
+}
+
+static float int4_scale(const float *x, size_t count, float most)
+{
+    static const float divisors[] = {7.0f, 7.5f, 8.0f, 8.5f, 9.0f};
+    float best = divisors[0], least = INFINITY;
+    for (size_t i = 0; i < sizeof divisors / sizeof *divisors && most >= FLT_MIN; i++) {
+        float error = int4_error(x, count, divisors[i] / most) / (divisors[i] * divisors[i]);
+        if (error < least) {
+            least = error;
+            best = divisors[i];
+        }
+    }
+    return most / best;
 }
 
 static void multiply(float *x, size_t count, float factor)
@@ -89,4 +122,6 @@ static void decode8(float x[QL_BLOCK], const int8_t codes[QL_BLOCK])
         x[i] = codes[i];
 }
 
-const ql_encoder ENCODER = {ENCODER_NAME, ENCODER_CPU, load, largest, multiply, encode4, encode8, decode4, decode8};
+const ql_encoder ENCODER = {
+    ENCODER_NAME, ENCODER_CPU, load, largest, int4_scale, multiply, encode4, encode8, decode4, decode8,
+};

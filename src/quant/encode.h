@@ -15,6 +15,10 @@ typedef struct ql_encoder {
     /* The bits of the largest magnitude, at least 0x7f800000 if there is an infinity or a NaN. */
     uint32_t (*largest)(const float *x, size_t count);
 
+    /* The INT4 scale of least squared error among most/7, most/7.5 ... most/9, where `most` is the largest
+     * magnitude. x is followed by zeros up to a multiple of 16 elements. */
+    float (*int4_scale)(const float *x, size_t count, float most);
+
     void (*multiply)(float *x, size_t count, float factor);
 
     /* The nearest codes of 64 values in units of their scales. INT8 rounds ties to even. */

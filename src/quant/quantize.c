@@ -49,7 +49,7 @@ static bool check_elements(job *j, const float *x, size_t count, size_t index, f
     return false;
 }
 
-/* x = the elements of a group, which cross row ends if the format is flat. *index becomes the row-major
+/* x = the elements of a group, which cross row ends if the format is flat, and zeros up to its full size. *index becomes the row-major
  * index of the first one; returns their number. */
 static size_t load_group(const job *j, size_t group, float *x, size_t *index)
 {
@@ -71,6 +71,7 @@ static size_t load_group(const job *j, size_t group, float *x, size_t *index)
         j->encoder->load(x + done, source_at(j, row, col), j->type, run);
         done += run;
     }
+    memset(x + count, 0, (size - count) * sizeof *x);
     return count;
 }
 
@@ -84,7 +85,7 @@ static float ideal_scale(job *j, const float *x, size_t count, size_t index)
     case QL_CODE_INT8:
         return most / 127.0f;
     case QL_CODE_INT4:
-        return most / 7.0f;
+        return j->encoder->int4_scale(x, count, most);
     default:
         return most;
     }
