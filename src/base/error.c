@@ -1,4 +1,5 @@
 #include "base/error.h"
+#include "base/utf8.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,6 +12,19 @@ const char *ql_status_name(ql_status status)
     return i < sizeof names / sizeof *names ? names[i] : "unknown";
 }
 
+/* Messages quote names and values from files: control characters must not reach a terminal or break the line,
+ * and a cut in the middle of a character must not leave invalid UTF-8. */
+static void clean(char *message)
+{
+    for (size_t length; *message; message += length) {
+        length = ql_utf8_length(message);
+        if (length == 0 || (unsigned char)*message < 0x20 || *message == 0x7f) {
+            *message = '?';
+            length = 1;
+        }
+    }
+}
+
 ql_status ql_fail(ql_error *err, ql_status status, const char *format, ...)
 {
     if (!err)
@@ -19,6 +33,7 @@ ql_status ql_fail(ql_error *err, ql_status status, const char *format, ...)
     va_start(args, format);
     vsnprintf(err->message, sizeof err->message, format, args);
     va_end(args);
+    clean(err->message);
     err->status = status;
     return status;
 }
@@ -35,6 +50,7 @@ ql_status ql_fail_in(ql_error *err, ql_status status, const char *format, ...)
     va_end(args);
     if (used >= 0 && (size_t)used < sizeof err->message)
         snprintf(err->message + used, sizeof err->message - (size_t)used, ": %s", old);
+    clean(err->message);
     err->status = status;
     return status;
 }

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "io/output.h"
-#include "io/utf8.h"
 #include "qlora/io.h"
 
 #define MAX_DEPTH 64

@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "io/output.h"
 #include "io/safetensors.h"
-#include "io/utf8.h"
 
 /* The reference implementation sorts by its enumeration of types, widest last, and writes from the end. */
 static int rank(ql_dtype type)

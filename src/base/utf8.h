@@ -1,5 +1,5 @@
-#ifndef QL_SRC_IO_UTF8_H
-#define QL_SRC_IO_UTF8_H
+#ifndef QL_SRC_BASE_UTF8_H
+#define QL_SRC_BASE_UTF8_H
 
 #include <stddef.h>
 
