@@ -1,4 +1,5 @@
 /* Reading safetensors: what Python reads from real files, and every way in which a file may lie. */
+#define _GNU_SOURCE
 #include "support.h"
 
 #include <math.h>
@@ -173,6 +174,22 @@ START_TEST(lists_what_it_does_not_know)
     ck_assert_fails(ql_tensor_read_f32(tensor, 0, 1, &x, &err), QL_ERR_ARG, &err, "none");
     ck_assert_fails(ql_tensor_read_f32(ql_tensors_find(tensors, "one"), SIZE_MAX, 2, &x, &err), QL_ERR_ARG, &err, "one");
     ql_tensors_close(tensors);
+    test_folder_remove(folder);
+}
+END_TEST
+
+START_TEST(names_cannot_break_the_message)
+{
+    char *folder = test_folder(), header[4096];
+    ql_error err = {0};
+    const char *path = put(folder, "t.safetensors", "{\"\\u001b[31m\\nred\":" T("F32", "[1]", "[0,8]") "}", 8);
+    ck_assert_fails(try_open(path, &err), QL_ERR_FORMAT, &err, "tensor ?[31m?red: 1 elements");
+    char *at = stpcpy(header, "{\"");
+    for (int i = 0; i < 1000; i++)
+        at = stpcpy(at, "\xc3\xa9"); /* cut where a message has room */
+    strcpy(at, "\":" T("F32", "[1]", "[0,8]") "}");
+    ck_assert_fails(try_open(put(folder, "t.safetensors", header, 8), &err), QL_ERR_FORMAT, &err, "data_offsets span 8");
+    ck_assert_uint_lt(strlen(err.message), 400);
     test_folder_remove(folder);
 }
 END_TEST
@@ -448,6 +465,7 @@ int main(void)
     tcase_add_test(tests, refuses_lying_headers);
     tcase_add_test(tests, refuses_other_files);
     tcase_add_test(tests, lists_what_it_does_not_know);
+    tcase_add_test(tests, names_cannot_break_the_message);
     tcase_add_test(tests, reads_shards);
     tcase_add_test(tests, refuses_lying_indexes);
     tcase_add_test(tests, every_truncation_is_an_error);
