@@ -80,7 +80,8 @@ def learning_rate(step, steps, peak):
 
 
 def loss_of(model, batch):
-    logits = model(batch[:, :-1]).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(batch[:, :-1]).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
 
@@ -99,7 +100,7 @@ def train(model, rows, held_out, args):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 100 == 0 or step + 1 == args.steps:
+        if step % 200 == 0 or step + 1 == args.steps:
             with torch.no_grad():
                 print(f"step {step:5d}  loss {loss.item():.4f}  held-out {loss_of(model, held_out).item():.4f}  "
                       f"{time.monotonic() - start:.0f} s", flush=True)
@@ -122,11 +123,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("assets/tiny-base"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
