@@ -54,8 +54,8 @@ QL_API ql_status ql_adapter_file_read(const ql_adapter_file *file, const ql_adap
 
 QL_API void ql_adapter_file_close(ql_adapter_file *file); /* NULL is fine */
 
-/* Writes both files (F32) so that PEFT loads them; names[set->layers] as in ql_adapter_module. All layers have the
- * config's rank. Each file appears whole or not at all, the tensors first; they carry the config's numbers,
+/* Writes both files (F32) so that PEFT loads them; names[set->layers] as in ql_adapter_module. Layers of another
+ * rank or scaling than the config's are listed in rank_pattern and alpha_pattern. Each file appears whole or not at all, the tensors first; they carry the config's numbers,
  * so that tensors of one save and a config of another are found out when they are read. The folder is made
  * when it is missing. QL_ERR_VALUE names the first layer with a number that is not finite: nothing is written. */
 QL_API ql_status ql_adapter_file_write(const char *dir, const ql_adapter_config *config, const ql_adapters *set,

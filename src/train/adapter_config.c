@@ -97,6 +97,8 @@ static ql_status read_fields(ql_peft_config *config, ql_error *err)
         status = ql_json_get_double(&root, "lora_alpha", QL_OPTIONAL, 0, 1e9, &c->alpha, err);
     if (!status)
         status = ql_json_get_double(&root, "lora_dropout", QL_OPTIONAL, 0, 1, &c->dropout, err);
+    if (!status && c->dropout == 1)
+        status = ql_fail(err, QL_ERR_FORMAT, "%s: lora_dropout is 1: nothing would be left to learn", config->path);
     if (!status)
         status = ql_json_get_bool(&root, "use_rslora", QL_OPTIONAL, &c->use_rslora, err);
     if (!status)
@@ -247,10 +249,34 @@ ql_status ql_peft_targets_exist(const ql_peft_config *config, const ql_adapter_m
 
 /* ---- writing ---- */
 
-ql_status ql_peft_config_write(const char *path, const ql_adapter_config *c, ql_error *err)
+/* The alpha that gives a layer its scaling: the config's, unless fp32 tells them apart. */
+static double alpha_of(const ql_adapter_config *c, const ql_adapter *a)
+{
+    double root = c->use_rslora ? sqrt((double)a->r) : (double)a->r;
+    return a->scaling == (float)(c->alpha / root) ? c->alpha : a->scaling * root;
+}
+
+/* PEFT reads the names as regular expressions; a dot also matches itself. */
+static void write_patterns(ql_json *json, const ql_adapter_config *c, const ql_adapters *set, const char *const *names)
+{
+    ql_json_object(json, "alpha_pattern");
+    for (size_t i = 0; i < set->layers; i++)
+        if (alpha_of(c, &set->layer[i]) != c->alpha)
+            ql_json_number(json, names[i], alpha_of(c, &set->layer[i]));
+    ql_json_end(json);
+    ql_json_object(json, "rank_pattern");
+    for (size_t i = 0; i < set->layers; i++)
+        if (set->layer[i].r != c->rank)
+            ql_json_integer(json, names[i], (int64_t)set->layer[i].r);
+    ql_json_end(json);
+}
+
+ql_status ql_peft_config_write(const char *path, const ql_adapter_config *c, const ql_adapters *set,
+                               const char *const *names, ql_error *err)
 {
     ql_json json = {.pretty = true};
     ql_json_object(&json, NULL);
+    write_patterns(&json, c, set, names);
     ql_json_string(&json, "base_model_name_or_path", c->base_model);
     ql_json_string(&json, "bias", "none");
     ql_json_bool(&json, "fan_in_fan_out", false);

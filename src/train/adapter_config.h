@@ -28,6 +28,8 @@ ql_status ql_peft_target_of(const ql_peft_config *config, const char *module, ql
 ql_status ql_peft_targets_exist(const ql_peft_config *config, const ql_adapter_module *modules, size_t count,
                                 ql_error *err);
 
-ql_status ql_peft_config_write(const char *path, const ql_adapter_config *config, ql_error *err);
+/* names[set->layers]: the modules of the set, for those whose rank or scaling is not the config's. */
+ql_status ql_peft_config_write(const char *path, const ql_adapter_config *config, const ql_adapters *set,
+                               const char *const *names, ql_error *err);
 
 #endif

@@ -211,11 +211,9 @@ static const float *parameters(const ql_adapters *set, float **owned)
 }
 
 static ql_status describe(ql_tensor *tensors, tensor_name *names, const ql_adapter *a, const char *module,
-                          const float *values, size_t rank, ql_error *err)
+                          const float *values, ql_error *err)
 {
     size_t count = a->r * (a->k + a->n);
-    if (a->r != rank)
-        return ql_fail(err, QL_ERR_ARG, "adapter of %s: rank %zu, but the config says %zu", module, a->r, rank);
     for (size_t i = 0; i < count; i++)
         if (!isfinite(values[a->offset + i]))
             return ql_fail(err, QL_ERR_VALUE, "adapter of %s: it holds %g; nothing is saved", module,
@@ -241,7 +239,7 @@ static ql_status write_weights(const char *path, const ql_adapter_config *config
     if (!values || !tensors || !names)
         status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
     for (size_t i = 0; i < set->layers && !status; i++)
-        status = describe(tensors + 2 * i, names + 2 * i, &set->layer[i], modules[i], values, config->rank, err);
+        status = describe(tensors + 2 * i, names + 2 * i, &set->layer[i], modules[i], values, err);
     if (!status)
         status = ql_safetensors_write(path, tensors, 2 * set->layers, metadata, 2, err);
     free(names);
@@ -259,7 +257,7 @@ ql_status ql_adapter_file_write(const char *dir, const ql_adapter_config *config
     if (!status)
         status = write_weights(weights_path, config, set, names, err);
     if (!status)
-        status = ql_peft_config_write(config_path, config, err);
+        status = ql_peft_config_write(config_path, config, set, names, err);
     free(weights_path);
     free(config_path);
     return status;
