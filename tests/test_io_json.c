@@ -131,6 +131,9 @@ START_TEST(getters_say_where)
     ck_assert_fails(ql_json_get_string(&root, "nul", QL_REQUIRED, &string, NULL, &err), QL_ERR_FORMAT, &err, "NUL");
     ck_assert_fails(ql_json_get_object(&root, "t", QL_REQUIRED, &sub, &err), QL_ERR_FORMAT, &err, "an object");
     ck_assert_ptr_null(sub.value);
+    ck_assert_fails(ql_json_get_size(&root, "whole", QL_OPTIONAL, 0, 63, &size, &err), QL_ERR_FORMAT, &err, "to 63");
+    ck_assert_fails(ql_json_get_int(&root, "whole", QL_OPTIONAL, 65, 99, &n, &err), QL_ERR_FORMAT, &err, "from 65");
+    ck_assert_fails(ql_json_get_double(&root, "whole", QL_OPTIONAL, 0, 63.5, &x, &err), QL_ERR_FORMAT, &err, "63.5");
     ck_assert_ok(ql_json_get_int(&root, "gone", QL_OPTIONAL, 0, 9, &n, &err), &err);
     ck_assert_ok(ql_json_get_int(&root, "none", QL_OPTIONAL, 0, 9, &n, &err), &err);
     ck_assert_ok(ql_json_get_size(&root, "none", QL_OPTIONAL, 0, 9, &size, &err), &err);
