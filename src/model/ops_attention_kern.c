@@ -65,18 +65,36 @@ static void accumulate(size_t rows, size_t head_dim, const float *stream, size_t
 /* Rows into lanes, times factor; the lanes of rows that are not there are zero. */
 static void transpose_in(float *panel, size_t head_dim, const float *x, size_t ld, size_t rows, float factor)
 {
-    if (rows < PANEL)
-        memset(panel, 0, head_dim * PANEL * sizeof *panel);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t d = 0; d < head_dim; d++)
-            panel[d * PANEL + r] = x[r * ld + d] * factor;
+    for (size_t row = 0; row < PANEL; row += VN)
+        for (size_t d = 0; d < head_dim; d += VN) {
+            size_t left = head_dim - d < VN ? head_dim - d : VN;
+            vf block[VN];
+            for (size_t r = 0; r < VN; r++) {
+                block[r] = vset(0);
+                if (row + r < rows)
+                    block[r] = vget(x + (row + r) * ld + d, left) * vset(factor);
+            }
+            vtranspose(block);
+            for (size_t i = 0; i < left; i++)
+                vstore(panel + (d + i) * PANEL + row, block[i]);
+        }
 }
 
 static void transpose_out(float *x, size_t ld, size_t rows, const float *panel, size_t head_dim, float factor)
 {
-    for (size_t r = 0; r < rows; r++)
-        for (size_t d = 0; d < head_dim; d++)
-            x[r * ld + d] = panel[d * PANEL + r] * factor;
+    for (size_t row = 0; row < rows; row += VN)
+        for (size_t d = 0; d < head_dim; d += VN) {
+            size_t left = head_dim - d < VN ? head_dim - d : VN;
+            vf block[VN];
+            for (size_t i = 0; i < VN; i++) {
+                block[i] = vset(0);
+                if (i < left)
+                    block[i] = vload(panel + (d + i) * PANEL + row) * vset(factor);
+            }
+            vtranspose(block);
+            for (size_t r = 0; r < VN && row + r < rows; r++)
+                vput(x + (row + r) * ld + d, block[r], left);
+        }
 }
 
 static void fill(float *x, size_t n, float value)
@@ -217,19 +235,38 @@ static void dkv(const ql_attention_panel *p, float *scratch)
     transpose_out(p->dv, p->lddkv, p->rows, dv, hd, 1);
 }
 
-static float dot(size_t n, const float *x, const float *y)
+/* q times each of up to VN keys, one a lane; zero in the other lanes. */
+static vf dots(size_t head_dim, const float *q, const float *k, size_t ld, size_t keys)
 {
-    vf sum = vset(0);
-    for (size_t i = 0; i < n; i += VN)
-        sum = vfma(vget(x + i, n - i), vget(y + i, n - i), sum);
-    return vsum(sum);
+    vf sum[VN];
+    for (size_t r = 0; r < VN; r++) {
+        sum[r] = vset(0);
+        for (size_t d = 0; r < keys && d < head_dim; d += VN)
+            sum[r] = vfma(vget(q + d, head_dim - d), vget(k + r * ld + d, head_dim - d), sum[r]);
+    }
+    vtranspose(sum);
+    for (size_t width = VN / 2; width; width /= 2)
+        for (size_t r = 0; r < width; r++)
+            sum[r] = sum[r] + sum[r + width];
+    return sum[0];
 }
 
 /* out = out * shrink + weight[rows] * v */
 static void weigh_values(size_t head_dim, size_t rows, const float *weight, const float *v, size_t ld, float shrink,
                          float *out)
 {
-    for (size_t d = 0; d < head_dim; d += VN) {
+    size_t d = 0;
+    for (; d + 4 * VN <= head_dim; d += 4 * VN) {
+        vf sum[4];
+        for (size_t i = 0; i < 4; i++)
+            sum[i] = vload(out + d + i * VN) * vset(shrink);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t i = 0; i < 4; i++)
+                sum[i] = vfma(vset(weight[r]), vload(v + r * ld + d + i * VN), sum[i]);
+        for (size_t i = 0; i < 4; i++)
+            vstore(out + d + i * VN, sum[i]);
+    }
+    for (; d < head_dim; d += VN) {
         size_t left = head_dim - d;
         vf sum = vget(out + d, left) * vset(shrink);
         for (size_t r = 0; r < rows; r++)
@@ -242,10 +279,11 @@ static void weigh_values(size_t head_dim, size_t rows, const float *weight, cons
 static void decode_step(const ql_attention_panel *p, size_t head, size_t key, size_t keys, float *max, float *sum)
 {
     float s[STREAM], top = *max, shrink;
-    for (size_t r = 0; r < keys; r++) {
-        s[r] = dot(p->head_dim, p->q + head * p->head_dim, p->k + (key + r) * p->ldkv) * p->scale;
+    for (size_t r = 0; r < keys; r += VN)
+        vstore(s + r, vset(p->scale) * dots(p->head_dim, p->q + head * p->head_dim, p->k + (key + r) * p->ldkv,
+                                            p->ldkv, keys - r));
+    for (size_t r = 0; r < keys; r++)
         top = s[r] > top ? s[r] : top;
-    }
     shrink = expf(*max - top);
     *sum *= shrink;
     for (size_t r = 0; r < keys; r += VN)

@@ -65,6 +65,18 @@ static inline vf vscale2(vf x, vf n)
     return _mm512_scalef_ps(x, n);
 }
 
+/* One step of a transposition: the lanes with bit `step` change between a and b, `step` places apart. */
+static inline void vexchange(vf *a, vf *b, int step)
+{
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __mmask16 odd = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(step));
+    __m512i low = _mm512_mask_add_epi32(lane, odd, lane, _mm512_set1_epi32(VN - step));
+    __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(step));
+    vf x = _mm512_permutex2var_ps(*a, low, *b);
+    *b = _mm512_permutex2var_ps(*a, high, *b);
+    *a = x;
+}
+
 #elif defined(__AVX2__)
 #include <immintrin.h>
 
@@ -128,6 +140,21 @@ static inline vf vscale2(vf x, vf n)
     __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
     return x * _mm256_castsi256_ps(low) * _mm256_castsi256_ps(high);
+}
+
+static inline void vexchange(vf *a, vf *b, int step)
+{
+    vf x = *a, y = *b;
+    if (step == 4) {
+        *a = __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11);
+        *b = __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15);
+    } else if (step == 2) {
+        *a = __builtin_shufflevector(x, y, 0, 1, 8, 9, 4, 5, 12, 13);
+        *b = __builtin_shufflevector(x, y, 2, 3, 10, 11, 6, 7, 14, 15);
+    } else {
+        *a = __builtin_shufflevector(x, y, 0, 8, 2, 10, 4, 12, 6, 14);
+        *b = __builtin_shufflevector(x, y, 1, 9, 3, 11, 5, 13, 7, 15);
+    }
 }
 
 #else
@@ -199,7 +226,28 @@ static inline vf vscale2(vf x, vf n)
     return x * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
 }
 
+static inline void vexchange(vf *a, vf *b, int step)
+{
+    vf x = *a, y = *b;
+    if (step == 2) {
+        *a = __builtin_shufflevector(x, y, 0, 1, 4, 5);
+        *b = __builtin_shufflevector(x, y, 2, 3, 6, 7);
+    } else {
+        *a = __builtin_shufflevector(x, y, 0, 4, 2, 6);
+        *b = __builtin_shufflevector(x, y, 1, 5, 3, 7);
+    }
+}
+
 #endif
+
+/* Rows become lanes (Eklundh 1972). */
+static inline __attribute__((always_inline)) void vtranspose(vf rows[VN])
+{
+    for (int step = VN / 2; step; step /= 2)
+        for (int i = 0; i < VN; i++)
+            if (!(i & step))
+                vexchange(&rows[i], &rows[i + step], step);
+}
 
 /* For loops over n floats that go `p += VN, left -= VN`: the vector at p of which `left` are there. */
 static inline vf vget(const float *p, size_t left)
