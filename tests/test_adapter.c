@@ -10,6 +10,8 @@
 #include "base/half.h"
 #include "qlora/adapter.h"
 #include "qlora/io.h"
+#include "qlora/model.h"
+#include "qlora/train.h"
 #include "support.h"
 
 enum { LAYERS = 5, PARTS = 7, MODULES = LAYERS * PARTS };
@@ -408,6 +410,55 @@ START_TEST(writes_patterns)
 }
 END_TEST
 
+/* A model keeps what differs from layer to layer: which are adapted, their ranks and scalings. */
+START_TEST(models_keep_uneven_adapters)
+{
+    enum { USED = 3 };
+    static const size_t used[USED] = {0, 3 * PARTS + 2, 4 * PARTS + 6}; /* q of block 0, v of 3, down of 4 */
+    static const size_t ranks[USED] = {2, 3, 2};
+    static const double scalings[USED] = {5, 0.25, 7};
+    char *dir = test_folder();
+    ql_error err = {0};
+    ql_adapters *set, *back;
+    ql_adapter_shape shapes[USED];
+    const char *names[USED];
+    for (size_t i = 0; i < USED; i++) {
+        const ql_adapter_module *m = &stories()[used[i]];
+        shapes[i] = (ql_adapter_shape){m->in_features, m->out_features, ranks[i], scalings[i]};
+        names[i] = m->name;
+    }
+    ck_assert_ok(ql_adapters_create(&set, shapes, USED, true, &err), &err);
+    ql_adapters_init(set, 5);
+    ql_adapter_config config = {.rank = 2, .alpha = 10, .target_modules = names, .targets = USED};
+    ck_assert_ok(ql_adapter_file_write(join(dir, "in"), &config, set, names, &err), &err);
+
+    ql_model_config shape = {.vocab_size = 64, .hidden_size = 64, .intermediate_size = 172, .layers = LAYERS,
+                             .heads = 8, .kv_heads = 4, .head_dim = 8, .max_positions = 64,
+                             .rms_norm_eps = 1e-5, .rope_theta = 1e4, .tied = true};
+    ql_workers *workers;
+    ql_model *model;
+    ck_assert_ok(ql_workers_create(&workers, 1, &err), &err);
+    ck_assert_ok(ql_model_random(&model, &shape, ql_format_default(), 1, workers, &err), &err);
+    ck_assert_ok(ql_adapter_load(model, join(dir, "in"), true, &err), &err);
+    ck_assert_uint_eq(ql_model_adapter_parameters(model), set->count);
+    ck_assert_ok(ql_adapter_save(model, join(dir, "out"), "base", &err), &err);
+    ql_model_destroy(model);
+    ql_workers_destroy(workers);
+
+    back = load(join(dir, "out"), stories(), MODULES, true);
+    ck_assert_uint_eq(back->layers, USED);
+    ck_assert_uint_eq(back->count, set->count);
+    ck_assert_mem_eq(back->master, set->master, set->count * sizeof(float));
+    for (size_t i = 0; i < USED; i++) {
+        ck_assert_uint_eq(back->layer[i].r, ranks[i]);
+        ck_assert_float_eq_tol(back->layer[i].scaling, (float)scalings[i], 1e-6f);
+    }
+    ql_adapters_destroy(back);
+    ql_adapters_destroy(set);
+    test_folder_remove(dir);
+}
+END_TEST
+
 /* A folder that cannot be written keeps its adapter. */
 START_TEST(failed_write_keeps_the_old)
 {
@@ -446,6 +497,7 @@ int main(void)
     tcase_add_test(tc, refuses_damaged_folders);
     tcase_add_loop_test(tc, refuses_numbers_beyond_fp16, 0, 3);
     tcase_add_test(tc, writes_patterns);
+    tcase_add_test(tc, models_keep_uneven_adapters);
     tcase_add_test(tc, failed_write_keeps_the_old);
     return test_run(suite);
 }

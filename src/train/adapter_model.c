@@ -1,6 +1,7 @@
 /* A model's adapters from and to the files of PEFT. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "model/model.h"
@@ -39,23 +40,16 @@ static ql_status list_layers(layer_list *list, const ql_model_config *config, ql
     return QL_OK;
 }
 
-/* Fills in the largest rank and the modules that are adapted anywhere. With one rank and scaling for all
- * `uniform` is true: that is what can be saved again. */
-static ql_lora_options options_of(const ql_adapter_config *config, const ql_adapter_shape *shapes, size_t count,
-                                  bool *uniform)
+/* Fills in the largest rank and the modules that are adapted anywhere. */
+static ql_lora_options options_of(const ql_adapter_config *config, const ql_adapter_shape *shapes, size_t count)
 {
     ql_lora_options options = {.alpha = config->alpha, .use_rslora = config->use_rslora, .dropout = config->dropout};
-    const ql_adapter_shape *first = NULL;
-    *uniform = true;
     for (size_t i = 0; i < count; i++) {
         if (!shapes[i].rank)
             continue;
-        first = first ? first : &shapes[i];
-        *uniform = *uniform && shapes[i].rank == first->rank && shapes[i].scaling == first->scaling;
         options.modules |= 1u << i % QL_MODULES;
         options.rank = shapes[i].rank > options.rank ? shapes[i].rank : options.rank;
     }
-    *uniform = *uniform && options.rank == config->rank;
     return options;
 }
 
@@ -65,13 +59,8 @@ static ql_status load(ql_model *model, const ql_adapter_file *file, const layer_
     ql_status status = ql_adapter_file_plan(file, list->modules, list->count, shapes, err);
     if (status)
         return status;
-    bool uniform;
     ql_adapter_config config = ql_adapter_file_config(file);
-    ql_lora_options options = options_of(&config, shapes, list->count, &uniform);
-    if (trainable && !uniform)
-        return ql_fail(err, QL_ERR_UNSUPPORTED,
-                       "the adapter has ranks or alphas of its own for some layers (rank_pattern, alpha_pattern): "
-                       "it can be evaluated and generate text, but not be trained further");
+    ql_lora_options options = options_of(&config, shapes, list->count);
     ql_adapters *adapters;
     status = ql_model_make_adapters(&adapters, model, shapes, trainable, err);
     if (status)
@@ -102,30 +91,41 @@ ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_e
     return status;
 }
 
+/* The names for target_modules: "q_proj" when every block has it, whole names when blocks differ. */
+static size_t list_targets(const ql_model *model, const char *const *names, size_t count, const char **targets)
+{
+    size_t used = 0;
+    for (int module = 0; module < QL_MODULES; module++)
+        if (model->lora.modules >> module & 1)
+            targets[used++] = ql_module_name((ql_module)module);
+    if (count == used * model->config.layers)
+        return used;
+    memcpy(targets, names, count * sizeof *targets);
+    return count;
+}
+
 ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *base_name, ql_error *err)
 {
     if (!model->adapters)
         return ql_fail(err, QL_ERR_ARG, "%s: the model has no adapter to save", dir);
     const ql_lora_options *lora = &model->lora;
-    const char *targets[QL_MODULES];
-    ql_adapter_config config = {.rank = lora->rank, .alpha = lora->alpha, .use_rslora = lora->use_rslora};
-    config.dropout = lora->dropout;
-    config.base_model = base_name;
-    config.target_modules = targets;
-    for (int module = 0; module < QL_MODULES; module++)
-        if (lora->modules >> module & 1)
-            targets[config.targets++] = ql_module_name((ql_module)module);
+    ql_adapter_config config = {.rank = lora->rank, .alpha = lora->alpha, .use_rslora = lora->use_rslora,
+                                .dropout = lora->dropout, .base_model = base_name};
     layer_list list = {0};
     ql_status status = list_layers(&list, &model->config, err);
-    const char **names = status ? NULL : calloc(list.count, sizeof *names);
+    const char **names = status ? NULL : calloc(2 * list.count, sizeof *names);
     if (!status && !names)
         status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", dir);
-    size_t count = 0;
-    for (size_t i = 0; names && i < list.count; i++)
-        if (model->blocks[i / QL_MODULES].linear[i % QL_MODULES].adapter)
-            names[count++] = list.names[i];
-    if (!status)
+    if (!status) {
+        const char **targets = names + list.count;
+        size_t count = 0;
+        for (size_t i = 0; i < list.count; i++)
+            if (model->blocks[i / QL_MODULES].linear[i % QL_MODULES].adapter)
+                names[count++] = list.names[i];
+        config.target_modules = targets;
+        config.targets = list_targets(model, names, count, targets);
         status = ql_adapter_file_write(dir, &config, model->adapters, names, err);
+    }
     free(names);
     list_free(&list);
     return status;
