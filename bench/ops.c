@@ -132,8 +132,11 @@ static bool make(arrays *x, const model *like, size_t m)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (!(*all[i] = ql_alloc(floats * sizeof(float))))
             return false;
-        for (size_t j = 0; j < floats; j++)
-            (*all[i])[j] = (float)(rand() % 2001 - 1000) / 1000;
+        uint32_t state = 1;
+        for (size_t j = 0; j < floats; j++) {
+            state = state * 1664525u + 1013904223u;
+            (*all[i])[j] = (float)(state >> 8) * 0x1p-23f - 1;
+        }
     }
     x->lse = ql_alloc(m * like->heads * sizeof(float));
     x->w = ql_alloc(like->hidden * sizeof(float));

@@ -69,14 +69,17 @@ static void transpose_in(float *panel, size_t head_dim, const float *x, size_t l
         for (size_t d = 0; d < head_dim; d += VN) {
             size_t left = head_dim - d < VN ? head_dim - d : VN;
             vf block[VN];
+#pragma GCC unroll 16
             for (size_t r = 0; r < VN; r++) {
                 block[r] = vset(0);
                 if (row + r < rows)
                     block[r] = vget(x + (row + r) * ld + d, left) * vset(factor);
             }
             vtranspose(block);
-            for (size_t i = 0; i < left; i++)
-                vstore(panel + (d + i) * PANEL + row, block[i]);
+#pragma GCC unroll 16
+            for (size_t i = 0; i < VN; i++)
+                if (i < left)
+                    vstore(panel + (d + i) * PANEL + row, block[i]);
         }
 }
 
@@ -86,14 +89,17 @@ static void transpose_out(float *x, size_t ld, size_t rows, const float *panel, 
         for (size_t d = 0; d < head_dim; d += VN) {
             size_t left = head_dim - d < VN ? head_dim - d : VN;
             vf block[VN];
+#pragma GCC unroll 16
             for (size_t i = 0; i < VN; i++) {
                 block[i] = vset(0);
                 if (i < left)
                     block[i] = vload(panel + (d + i) * PANEL + row) * vset(factor);
             }
             vtranspose(block);
-            for (size_t r = 0; r < VN && row + r < rows; r++)
-                vput(x + (row + r) * ld + d, block[r], left);
+#pragma GCC unroll 16
+            for (size_t r = 0; r < VN; r++)
+                if (row + r < rows)
+                    vput(x + (row + r) * ld + d, block[r], left);
         }
 }
 
@@ -239,13 +245,16 @@ static void dkv(const ql_attention_panel *p, float *scratch)
 static vf dots(size_t head_dim, const float *q, const float *k, size_t ld, size_t keys)
 {
     vf sum[VN];
+#pragma GCC unroll 16
     for (size_t r = 0; r < VN; r++) {
         sum[r] = vset(0);
         for (size_t d = 0; r < keys && d < head_dim; d += VN)
             sum[r] = vfma(vget(q + d, head_dim - d), vget(k + r * ld + d, head_dim - d), sum[r]);
     }
     vtranspose(sum);
+#pragma GCC unroll 4
     for (size_t width = VN / 2; width; width /= 2)
+#pragma GCC unroll 8
         for (size_t r = 0; r < width; r++)
             sum[r] = sum[r] + sum[r + width];
     return sum[0];

@@ -243,7 +243,9 @@ static inline void vexchange(vf *a, vf *b, int step)
 /* Rows become lanes (Eklundh 1972). */
 static inline __attribute__((always_inline)) void vtranspose(vf rows[VN])
 {
+#pragma GCC unroll 4
     for (int step = VN / 2; step; step /= 2)
+#pragma GCC unroll 16
         for (int i = 0; i < VN; i++)
             if (!(i & step))
                 vexchange(&rows[i], &rows[i + step], step);
