@@ -108,7 +108,7 @@ static double time_products(const bench_case *c, const ql_matmul_kernel *kernel,
 static bool reserve(const bench_case *c, const ql_matmul_kernel *kernel)
 {
     ql_product p = {.w = &c->weights[0]->view, .transposed = c->transposed, .m = c->m};
-    return ql_workers_reserve(c->workers, ql_product_scratch(kernel, &p), NULL) == QL_OK;
+    return ql_workers_reserve(c->workers, ql_product_scratch(kernel, &p, c->threads), NULL) == QL_OK;
 }
 
 bool case_time(timing *out, bench_case *c, const ql_matmul_kernel *kernel, const options *o)

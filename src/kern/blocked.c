@@ -4,7 +4,7 @@
 
 /* Tokens of a rectangle: with 256 terms their packed x stays in a second-level cache of 1 MB beside
  * the rectangle of the result. */
-enum { MOST_ROWS = 280, MOST_COLS = 256 };
+enum { MOST_ROWS = 560, MOST_COLS = 128 };
 
 static size_t pieces(size_t length, size_t piece)
 {
@@ -28,12 +28,12 @@ static split split_rows(const ql_blocked *b, size_t rows)
     return (split){count, rows / count, rows % count};
 }
 
-ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p)
+ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads)
 {
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
     size_t down = pieces(p->m, MOST_ROWS);
     ql_plan plan = {.rows = pieces(p->m, down ? down : 1), .cols = MOST_COLS};
-    while (plan.cols > 2 * b->width && down * pieces(outputs, plan.cols) < 64)
+    while (plan.cols > 2 * b->width && down * pieces(outputs, plan.cols) < 4 * threads)
         plan.cols -= b->width;
     plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, b->depth);
     plan.packed = p->m * inputs * sizeof(float);
@@ -41,19 +41,55 @@ ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p)
     return plan;
 }
 
-void ql_blocked_pack(const ql_blocked *b, const ql_product *p, size_t index, float *packed)
+typedef float v4 __attribute__((vector_size(16)));
+
+static inline v4 load4(const float *p)
 {
-    size_t inputs = ql_product_inputs(p), panels = pieces(inputs, b->depth), each = ql_blocked_plan(b, p).rows;
-    size_t row = index / panels * each, from = index % panels * b->depth;
-    size_t rows = least(each, p->m - row), depth = least(b->depth, inputs - from);
+    v4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* out[j][r] = x[r][j] for four rows r; the rows of out are `tokens` long. */
+static void pack_four(const float *x, size_t ldx, size_t depth, size_t tokens, float *out)
+{
+    size_t j = 0;
+    for (; j + 4 <= depth; j += 4) {
+        v4 a = load4(x + j), b = load4(x + ldx + j), c = load4(x + 2 * ldx + j), d = load4(x + 3 * ldx + j);
+        v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+        v4 AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        v4 turned[4] = {__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+                        __builtin_shufflevector(AB, CD, 0, 1, 4, 5), __builtin_shufflevector(AB, CD, 2, 3, 6, 7)};
+        for (size_t i = 0; i < 4; i++)
+            memcpy(out + (j + i) * tokens, &turned[i], sizeof(v4));
+    }
+    for (; j < depth; j++)
+        for (size_t r = 0; r < 4; r++)
+            out[j * tokens + r] = x[r * ldx + j];
+}
+
+/* out[depth][tokens] = x[tokens][depth] turned. */
+static void pack_micro(const float *x, size_t ldx, size_t depth, size_t tokens, float *out)
+{
+    for (size_t r = 0; r < tokens && tokens >= 4; r += 4) {
+        size_t first = least(r, tokens - 4); /* the last four may overlap those before */
+        pack_four(x + first * ldx, ldx, depth, tokens, out + first);
+    }
+    for (size_t r = 0; r < tokens && tokens < 4; r++)
+        for (size_t j = 0; j < depth; j++)
+            out[j * tokens + r] = x[r * ldx + j];
+}
+
+void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index, float *packed)
+{
+    size_t inputs = ql_product_inputs(p), panels = pieces(inputs, b->depth);
+    size_t row = index / panels * plan.rows, from = index % panels * b->depth;
+    size_t rows = least(plan.rows, p->m - row), depth = least(b->depth, inputs - from);
     float *out = packed + row * inputs + rows * from;
     split s = split_rows(b, rows);
     for (size_t i = 0; i < s.count; i++) {
         size_t tokens = s.small + (i < s.larger);
-        const float *x = p->x + row * p->ldx + from;
-        for (size_t j = 0; j < depth; j++)
-            for (size_t r = 0; r < tokens; r++)
-                out[j * tokens + r] = x[r * p->ldx + j];
+        pack_micro(p->x + row * p->ldx + from, p->ldx, depth, tokens, out);
         out += tokens * depth;
         row += tokens;
     }

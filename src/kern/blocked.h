@@ -18,8 +18,8 @@ typedef struct ql_blocked {
                      bool add);
 } ql_blocked;
 
-ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p);
-void ql_blocked_pack(const ql_blocked *b, const ql_product *p, size_t index, float *packed);
+ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads);
+void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index, float *packed);
 void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, const float *packed, float *panel);
 
 /* Any format, in plain C: the slow way to fill a panel. */

@@ -25,4 +25,30 @@ static inline bool ql_is_dense(const ql_wview *w)
 /* dst[i] = scale of group g + i of the row-major array, i < count. */
 void ql_decode_scales(const ql_wview *w, size_t g, size_t count, float *dst);
 
+/* Scales of `lanes` rows (at most 16), collected for a vector to decode: row r has groups
+ * [starts[r], starts[r] + count), count at most QL_MOST_GROUPS. */
+enum { QL_MOST_LANES = 16, QL_MOST_GROUPS = 8 };
+typedef struct ql_dq_lanes {
+    uint16_t steps[QL_MOST_LANES], offsets[QL_MOST_LANES];
+    uint8_t codes[QL_MOST_GROUPS][QL_MOST_LANES];
+} ql_dq_lanes;
+
+/* False when the scales are of another kind, or a row's groups have more than one step. */
+static inline bool ql_dq_collect(const ql_wview *w, const size_t *starts, size_t lanes, size_t count, ql_dq_lanes *out)
+{
+    if (w->format.scale != QL_SCALE_DQ)
+        return false;
+    for (size_t r = 0; r < lanes; r++) {
+        const uint8_t *codes = (const uint8_t *)w->scales + starts[r];
+        size_t block = starts[r] / QL_DQ_GROUPS;
+        if ((starts[r] + count - 1) / QL_DQ_GROUPS != block)
+            return false;
+        out->steps[r] = w->steps[block];
+        out->offsets[r] = w->offsets[block];
+        for (size_t g = 0; g < count; g++)
+            out->codes[g][r] = codes[g];
+    }
+    return true;
+}
+
 #endif

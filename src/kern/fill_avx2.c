@@ -46,10 +46,22 @@ static inline turned turn(const char *const rows[LANES], size_t at)
 /* The scales of 8 rows: out[g][8] for groups [first, first + count) of each. */
 static void turn_scales(const ql_wview *w, const size_t rows[LANES], size_t first, size_t count, float *out)
 {
-    size_t groups = ql_row_groups(w);
-    float line[8];
-    for (int r = 0; r < LANES; r++) {
-        ql_decode_scales(w, rows[r] * groups + first, count, line);
+    size_t groups = ql_row_groups(w), starts[LANES];
+    for (size_t r = 0; r < LANES; r++)
+        starts[r] = rows[r] * groups + first;
+    ql_dq_lanes dq;
+    if (ql_dq_collect(w, starts, LANES, count, &dq)) {
+        __m256 step = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)dq.steps));
+        __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)dq.offsets));
+        for (size_t g = 0; g < count; g++) {
+            __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)dq.codes[g]));
+            _mm256_storeu_ps(out + g * LANES, _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), step, offset));
+        }
+        return;
+    }
+    for (size_t r = 0; r < LANES; r++) {
+        float line[QL_MOST_GROUPS];
+        ql_decode_scales(w, starts[r], count, line);
         for (size_t g = 0; g < count; g++)
             out[g * LANES + r] = line[g];
     }
@@ -132,7 +144,7 @@ static void forward_dense(const ql_wview *w, const char *const rows[LANES], size
 static void forward_coded(const ql_wview *w, const char *const rows[LANES], const size_t index[LANES], size_t from,
                           size_t depth, float *panel)
 {
-    float scales[8 * LANES];
+    float scales[QL_MOST_GROUPS * LANES];
     size_t group = w->format.group, first = from / group, last = (from + depth - 1) / group;
     turn_scales(w, index, first, last - first + 1, scales);
     table16 table = load_table(w->table);
@@ -195,17 +207,18 @@ static void row_dense(const ql_wview *w, size_t row, size_t col, size_t cols, fl
     }
 }
 
-void ql_fill_backward_avx2(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+/* Rows [from, from + count) of W, at most 8 of them, coded. */
+static void backward_coded(const ql_wview *w, size_t col, size_t from, size_t count, float *panel)
 {
-    size_t groups = ql_row_groups(w);
+    const char *line = (const char *)w->codes + from * w->row_bytes;
     table16 table = load_table(w->table);
-    for (size_t i = 0; i < depth; i++, panel += WIDTH) {
-        const char *line = (const char *)w->codes + (from + i) * w->row_bytes;
-        if (ql_is_dense(w)) {
-            row_dense(w, from + i, col, cols, panel);
-            continue;
-        }
-        __m256 scale = _mm256_set1_ps(ql_wview_scale(w, (from + i) * groups + col / w->format.group));
+    size_t rows[LANES];
+    float scales[LANES];
+    for (size_t r = 0; r < LANES; r++)
+        rows[r] = from + (r < count ? r : count - 1);
+    turn_scales(w, rows, col / w->format.group, 1, scales);
+    for (size_t r = 0; r < count; r++, line += w->row_bytes, panel += WIDTH) {
+        __m256 scale = _mm256_set1_ps(scales[r]);
         if (w->format.code == QL_CODE_INT8) {
             row_int8((const int8_t *)line + col, scale, panel);
         } else {
@@ -213,5 +226,18 @@ void ql_fill_backward_avx2(const ql_wview *w, size_t col, size_t cols, size_t fr
             row_4bit((const uint8_t *)line + col / QL_BLOCK * 32 + col % 32, col % QL_BLOCK < 32 ? 0 : 4, scaled,
                      panel);
         }
+    }
+}
+
+void ql_fill_backward_avx2(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    for (size_t i = 0; i < depth; i += LANES) {
+        size_t count = depth - i < LANES ? depth - i : LANES;
+        if (!ql_is_dense(w)) {
+            backward_coded(w, col, from + i, count, panel + i * WIDTH);
+            continue;
+        }
+        for (size_t r = i; r < i + count; r++)
+            row_dense(w, from + r, col, cols, panel + r * WIDTH);
     }
 }

@@ -35,10 +35,22 @@ static inline turned turn(const char *const rows[LANES], size_t at, __mmask16 by
 /* The scales of 16 rows: out[g][16] for groups [first, first + count) of each. */
 static void turn_scales(const ql_wview *w, const size_t rows[LANES], size_t first, size_t count, float *out)
 {
-    size_t groups = ql_row_groups(w);
-    float line[8];
-    for (int r = 0; r < LANES; r++) {
-        ql_decode_scales(w, rows[r] * groups + first, count, line);
+    size_t groups = ql_row_groups(w), starts[LANES];
+    for (size_t r = 0; r < LANES; r++)
+        starts[r] = rows[r] * groups + first;
+    ql_dq_lanes dq;
+    if (ql_dq_collect(w, starts, LANES, count, &dq)) {
+        __m512 step = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)dq.steps));
+        __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)dq.offsets));
+        for (size_t g = 0; g < count; g++) {
+            __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)dq.codes[g]));
+            _mm512_storeu_ps(out + g * LANES, _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), step, offset));
+        }
+        return;
+    }
+    for (size_t r = 0; r < LANES; r++) {
+        float line[QL_MOST_GROUPS];
+        ql_decode_scales(w, starts[r], count, line);
         for (size_t g = 0; g < count; g++)
             out[g * LANES + r] = line[g];
     }
@@ -117,7 +129,7 @@ static void forward_dense(const ql_wview *w, const char *const rows[LANES], size
 static void forward_coded(const ql_wview *w, const char *const rows[LANES], const size_t index[LANES], size_t from,
                           size_t depth, float *panel)
 {
-    float scales[8 * LANES];
+    float scales[QL_MOST_GROUPS * LANES];
     size_t group = w->format.group, first = from / group, last = (from + depth - 1) / group;
     turn_scales(w, index, first, last - first + 1, scales);
     __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
@@ -181,21 +193,36 @@ static void row_dense(ql_code code, const char *line, size_t cols, float *out)
     }
 }
 
-void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+/* Rows [from, from + count) of W, at most 16 of them, coded. */
+static void backward_coded(const ql_wview *w, size_t col, size_t from, size_t count, float *panel)
 {
     const char *line = (const char *)w->codes + from * w->row_bytes;
-    size_t groups = ql_row_groups(w);
     __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
-    for (size_t i = 0; i < depth; i++, line += w->row_bytes, panel += WIDTH) {
-        if (ql_is_dense(w)) {
-            row_dense(w->format.code, line + col * (w->format.code == QL_CODE_F32 ? 4 : 2), cols, panel);
-            continue;
-        }
-        __m512 scale = _mm512_set1_ps(ql_wview_scale(w, (from + i) * groups + col / w->format.group));
+    size_t rows[LANES];
+    float scales[LANES];
+    for (size_t r = 0; r < LANES; r++)
+        rows[r] = from + (r < count ? r : count - 1);
+    turn_scales(w, rows, col / w->format.group, 1, scales);
+    for (size_t r = 0; r < count; r++, line += w->row_bytes, panel += WIDTH) {
+        __m512 scale = _mm512_set1_ps(scales[r]);
         if (w->format.code == QL_CODE_INT8)
             row_int8((const int8_t *)line + col, scale, panel);
         else
             row_4bit((const uint8_t *)line + col / QL_BLOCK * 32, col % QL_BLOCK ? 4 : 0, _mm512_mul_ps(table, scale),
                      panel);
+    }
+}
+
+void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    const char *codes = (const char *)w->codes + col * (w->format.code == QL_CODE_F32 ? 4 : 2);
+    for (size_t i = 0; i < depth; i += LANES) {
+        size_t count = depth - i < LANES ? depth - i : LANES;
+        if (!ql_is_dense(w)) {
+            backward_coded(w, col, from + i, count, panel + i * WIDTH);
+            continue;
+        }
+        for (size_t r = i; r < i + count; r++)
+            row_dense(w->format.code, codes + (from + r) * w->row_bytes, cols, panel + r * WIDTH);
     }
 }

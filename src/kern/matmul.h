@@ -37,7 +37,7 @@ typedef struct ql_tile {
 
 /* How one kernel wants the result cut: rectangles of `rows` x `cols`. Rectangles on the right and
  * bottom edges are smaller. `packed` bytes hold x in the kernel's own order, made in `packs` pieces;
- * `scratch` bytes serve one rectangle at a time. A function of shapes alone. */
+ * `scratch` bytes serve one rectangle at a time. */
 typedef struct ql_plan {
     size_t rows, cols;
     size_t packed, packs;
@@ -48,10 +48,11 @@ typedef struct ql_matmul_kernel {
     const char *name;
     uint32_t cpu; /* QL_CPU_ bits, all of which it needs */
     bool (*accepts)(const ql_wview *w);
-    ql_plan (*plan)(const ql_product *p); /* reads only w, transposed and m */
+    ql_plan (*plan)(const ql_product *p, size_t threads); /* reads only w, transposed and m of p */
     /* Makes piece `index` of the packed x. NULL when plan().packs is always 0. */
-    void (*pack)(const ql_product *p, size_t index, void *packed);
-    /* Computes one rectangle. The value of an output depends neither on the rectangle nor on m. */
+    void (*pack)(const ql_product *p, ql_plan plan, size_t index, void *packed);
+    /* Computes one rectangle. An output's value depends neither on the rectangle nor on its neighbours; a
+     * kernel that cannot promise that plans the same rectangles for any number of threads. */
     void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
     bool bf16_inputs; /* rounds x and W to bf16; sums stay fp32 */
     bool blas; /* calls OpenBLAS, which the caller holds to one thread */

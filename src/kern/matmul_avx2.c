@@ -80,14 +80,14 @@ static bool accepts(const ql_wview *w)
     return true;
 }
 
-static ql_plan plan(const ql_product *p)
+static ql_plan plan(const ql_product *p, size_t threads)
 {
-    return ql_blocked_plan(&blocked, p);
+    return ql_blocked_plan(&blocked, p, threads);
 }
 
-static void pack(const ql_product *p, size_t index, void *packed)
+static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    ql_blocked_pack(&blocked, p, index, packed);
+    ql_blocked_pack(&blocked, p, plan, index, packed);
 }
 
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)

@@ -14,8 +14,11 @@ static inline __attribute__((always_inline)) void micro(size_t rows, size_t dept
 {
     __m512 low[TOKENS], high[TOKENS];
 #pragma GCC unroll 14
-    for (size_t r = 0; r < rows; r++)
+    for (size_t r = 0; r < rows; r++) {
         low[r] = high[r] = _mm512_setzero_ps();
+        __builtin_prefetch(y + r * ldy, 1);
+        __builtin_prefetch(y + r * ldy + 16, 1);
+    }
     for (size_t i = 0; i < depth; i++) {
         __m512 b0 = _mm512_load_ps(panel + i * WIDTH), b1 = _mm512_load_ps(panel + i * WIDTH + 16);
 #pragma GCC unroll 14
@@ -79,14 +82,14 @@ static bool accepts(const ql_wview *w)
     return true;
 }
 
-static ql_plan plan(const ql_product *p)
+static ql_plan plan(const ql_product *p, size_t threads)
 {
-    return ql_blocked_plan(&blocked, p);
+    return ql_blocked_plan(&blocked, p, threads);
 }
 
-static void pack(const ql_product *p, size_t index, void *packed)
+static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    ql_blocked_pack(&blocked, p, index, packed);
+    ql_blocked_pack(&blocked, p, plan, index, packed);
 }
 
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)

@@ -9,9 +9,9 @@ static bool accepts(const ql_wview *w)
     return true;
 }
 
-static ql_plan plan(const ql_product *p)
+static ql_plan plan(const ql_product *p, size_t threads)
 {
-    (void)p;
+    (void)p, (void)threads;
     return (ql_plan){.rows = ROWS, .cols = COLS};
 }
 

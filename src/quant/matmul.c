@@ -22,7 +22,7 @@ static void pack_piece(void *ctx, size_t index, size_t worker)
 {
     const job *j = ctx;
     (void)worker;
-    j->kernel->pack(j->product, index, ql_shared_scratch(j->workers));
+    j->kernel->pack(j->product, j->plan, index, ql_shared_scratch(j->workers));
 }
 
 static void compute_tile(void *ctx, size_t index, size_t worker)
@@ -36,9 +36,9 @@ static void compute_tile(void *ctx, size_t index, size_t worker)
     j->kernel->tile(p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
 }
 
-ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *p)
+ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
 {
-    ql_plan plan = kernel->plan(p);
+    ql_plan plan = kernel->plan(p, threads);
     return (ql_scratch){.shared = plan.packed, .worker = plan.scratch};
 }
 
@@ -46,8 +46,8 @@ void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_work
 {
     if (p->m == 0)
         return;
-    job j = {.kernel = kernel, .product = p, .plan = kernel->plan(p), .workers = workers};
-    assert(ql_scratch_fits(workers, ql_product_scratch(kernel, p)));
+    job j = {.kernel = kernel, .product = p, .plan = kernel->plan(p, ql_workers_count(workers)), .workers = workers};
+    assert(ql_scratch_fits(workers, (ql_scratch){.shared = j.plan.packed, .worker = j.plan.scratch}));
     j.tiles_across = pieces(ql_product_outputs(p), j.plan.cols);
     int blas_threads = 1;
     if (kernel->blas) { /* our threads call it; its own would only fight them */
@@ -63,9 +63,9 @@ void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_work
 
 ql_scratch ql_matmul_scratch(const ql_weight *w, size_t m, size_t threads)
 {
-    (void)threads;
     ql_product forward = {.w = &w->view, .m = m}, backward = {.w = &w->view, .m = m, .transposed = true};
-    return ql_scratch_max(ql_product_scratch(w->kernel, &forward), ql_product_scratch(w->kernel, &backward));
+    return ql_scratch_max(ql_product_scratch(w->kernel, &forward, threads),
+                          ql_product_scratch(w->kernel, &backward, threads));
 }
 
 void ql_matmul(const ql_weight *w, size_t m, const float *x, size_t ldx, float *y, size_t ldy, bool add,
