@@ -16,37 +16,47 @@ typedef struct philox_key {
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Words of the blocks with counters first, first + 1, ...; the same numbers as ql_philox(). */
-INLINE void philox_lanes(philox_key key, uint64_t first, uint32_t out[4][LANES])
+/* Words of the blocks with counters first, first + 1, ...; the same numbers as ql_philox(). A word sits in the
+ * low half of a 64-bit lane, where one instruction multiplies it; the high halves are never looked at. */
+INLINE void philox_lanes(philox_key key, uint64_t first, uint64_t c[4][LANES])
 {
-    uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES];
+#pragma omp simd
     for (int i = 0; i < LANES; i++) {
-        uint64_t counter = first + (uint64_t)i;
-        c0[i] = (uint32_t)counter, c1[i] = (uint32_t)(counter >> 32);
-        c2[i] = (uint32_t)key.stream, c3[i] = (uint32_t)(key.stream >> 32);
-    }
-    uint32_t k0 = (uint32_t)key.seed, k1 = (uint32_t)(key.seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        for (int i = 0; i < LANES; i++) {
-            uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
-            c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
-            c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
-            c1[i] = (uint32_t)p1, c3[i] = (uint32_t)p0;
+        uint64_t c0 = first + (uint64_t)i, c1 = c0 >> 32, c2 = key.stream, c3 = key.stream >> 32;
+        uint64_t k0 = key.seed, k1 = key.seed >> 32;
+#pragma GCC unroll 10
+        for (int round = 0; round < 10; round++) {
+            uint64_t p0 = (c0 & 0xffffffffu) * 0xD2511F53u, p1 = (c2 & 0xffffffffu) * 0xCD9E8D57u;
+            c0 = p1 >> 32 ^ c1 ^ k0;
+            c2 = p0 >> 32 ^ c3 ^ k1;
+            c1 = p1, c3 = p0;
+            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
         }
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        c[0][i] = c0, c[1][i] = c1, c[2][i] = c2, c[3][i] = c3;
     }
-    memcpy(out[0], c0, sizeof c0), memcpy(out[1], c1, sizeof c1);
-    memcpy(out[2], c2, sizeof c2), memcpy(out[3], c3, sizeof c3);
 }
 
 /* An element is kept when its 32 random bits reach p * 2^32. */
 INLINE void scale_lanes(philox_key key, uint64_t first, uint32_t threshold, float kept, float scale[ELEMENTS])
 {
-    uint32_t words[4][LANES];
+    uint64_t words[4][LANES];
     philox_lanes(key, first, words);
-    for (int i = 0; i < LANES; i++)
-        for (int w = 0; w < 4; w++)
-            scale[4 * i + w] = words[w][i] >= threshold ? kept : 0.0f;
+#pragma omp simd
+    for (int i = 0; i < LANES; i++) {
+        scale[4 * i] = (uint32_t)words[0][i] >= threshold ? kept : 0.0f;
+        scale[4 * i + 1] = (uint32_t)words[1][i] >= threshold ? kept : 0.0f;
+        scale[4 * i + 2] = (uint32_t)words[2][i] >= threshold ? kept : 0.0f;
+        scale[4 * i + 3] = (uint32_t)words[3][i] >= threshold ? kept : 0.0f;
+    }
+}
+
+INLINE void multiply(size_t count, const float *scale, const float *src, float *dst)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++) {
+        float product = src[i] * scale[i];
+        dst[i] = scale[i] != 0 ? product : 0.0f;
+    }
 }
 
 INLINE void apply(philox_key key, uint64_t first, uint32_t threshold, float kept, size_t count, const float *src,
@@ -55,9 +65,10 @@ INLINE void apply(philox_key key, uint64_t first, uint32_t threshold, float kept
     for (size_t j = 0; j < count; j += ELEMENTS, first += LANES) {
         float scale[ELEMENTS];
         scale_lanes(key, first, threshold, kept, scale);
-        size_t here = count - j < ELEMENTS ? count - j : ELEMENTS;
-        for (size_t i = 0; i < here; i++)
-            dst[j + i] = scale[i] != 0 ? src[j + i] * scale[i] : 0.0f;
+        if (count - j >= ELEMENTS)
+            multiply(ELEMENTS, scale, src + j, dst + j);
+        else
+            multiply(count - j, scale, src + j, dst + j);
     }
 }
 
