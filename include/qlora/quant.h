@@ -11,7 +11,11 @@
 extern "C" {
 #endif
 
-/* How one element is coded. */
+/* How one element is coded. A code stands for the value of the format that is nearest to x / scale; the scale
+ * is rounded to the format's precision first. NF4 and FP4: the scale is the group's largest magnitude.
+ * INT8: largest / 127, ties to even. INT4: codes -8..7 and the scale among largest / {7, 7.5, 8, 8.5, 9}
+ * whose squared error is least (on normal values a fifth below that of largest / 7, within 2 % of a signed
+ * scale such as q4_0's, which double quantization could not hold). */
 typedef enum ql_code {
     QL_CODE_F32,  /* dense: as they are, no quantization ("none") */
     QL_CODE_F16,  /* dense fp16 */
@@ -22,13 +26,15 @@ typedef enum ql_code {
     QL_CODE_FP4,  /* 4-bit float, bitsandbytes' table */
 } ql_code;
 
-/* How the scale of a group is stored. */
+/* How the scale of a group is stored. Scales are not negative. FP16 scales reach from 2^-24 (a group that is not
+ * zero never gets a scale of zero, but below about 6e-5 they lose precision) to 65504; a larger one is refused. */
 typedef enum ql_scale {
     QL_SCALE_NONE,       /* dense codes have none */
     QL_SCALE_F16,        /* one fp16 a group */
     QL_SCALE_DQ,         /* double quantization: an unsigned 8-bit code a group, and for each 256
                             groups (of the row-major [n][groups] array) an fp16 step and offset:
-                            scale = fma(code, step, offset) in fp32 */
+                            scale = fma(code, step, offset) in fp32, within half a step, which is
+                            1/255 of the range of those scales; groups of zeros do not count */
     QL_SCALE_F32,        /* bitsandbytes: one fp32 absmax a group */
     QL_SCALE_BNB_NESTED, /* bitsandbytes' nested quantization: map[code] * absmax2 + offset */
 } ql_scale;
@@ -52,7 +58,8 @@ QL_API ql_status ql_format_parse(ql_format *out, const char *name, uint32_t grou
 /* Writes a name such as "nf4 g64 dq" into text; returns text. */
 QL_API const char *ql_format_describe(ql_format format, char text[48]);
 
-/* The bytes that a weight W[n][k] holds, by class; exact: ql_weight_bytes() of the real one agrees. */
+/* The bytes that a weight W[n][k] holds, by class; exact: ql_weight_bytes() of the real one agrees. Rows of codes
+ * are padded to 64 elements, and each array to a cache line. Blocks of bitsandbytes' nested scales are 256. */
 typedef struct ql_weight_size {
     size_t codes, scales; /* bytes; scales include the double-quantization constants */
 } ql_weight_size;
@@ -61,9 +68,11 @@ QL_API ql_status ql_format_size(ql_weight_size *out, ql_format format, size_t n,
 /* A frozen weight W[n][k]. Immutable, so threads may share it. */
 typedef struct ql_weight ql_weight;
 
-/* Quantizes src[n][k], rows ld elements of `type` (F32, F16, BF16) apart, threaded. `name` is used
- * in messages. The caller owns *out; NULL on error. QL_ERR_VALUE names the row and column of a NaN
- * or an infinity. workers may be NULL (one thread). */
+/* Quantizes src[n][k], rows ld elements of `type` (F32, F16, BF16) apart, threaded; src need not be aligned.
+ * `name` is used in messages. The caller owns *out; NULL on error. QL_ERR_VALUE names the row and
+ * column of the first NaN, infinity or value too large for a dense format, or the row and group of the
+ * first scale too large for FP16. workers may be NULL (one thread); the result does not depend on them.
+ * `flat` is dropped where groups end with the rows. */
 QL_API ql_status ql_weight_quantize(ql_weight **out, ql_format format, const char *name, const void *src,
                                     ql_dtype type, size_t ld, size_t n, size_t k, ql_workers *workers, ql_error *err);
 
