@@ -416,6 +416,34 @@ START_TEST(layer_against_double)
 }
 END_TEST
 
+/* h and dx (added to what was there) of one token, in double. */
+static void check_token(const fixture *f, const float *old_dx, size_t t, const ql_dropout *drop)
+{
+    const ql_adapter *a = &f->set->layer[0];
+    float *w = malloc(f->n * f->k * sizeof *w);
+    double *dh = calloc(f->r, sizeof *dh);
+    ql_weight_dequantize(f->base, 0, f->n, w, f->k);
+    for (size_t i = 0; i < f->r; i++) {
+        double h = 0;
+        for (size_t j = 0; j < f->k; j++)
+            h += 0.75 * ql_f16_to_f32(a->a[i * f->k + j]) * f->x[t * f->ldx + j] * mask_at(drop, t, j);
+        ck_assert_double_eq_tol(f->h[t * f->r + i], h, 1e-4);
+        for (size_t o = 0; o < f->n; o++)
+            dh[i] += 0.75 * f->dy[t * f->ldy + o] * ql_f16_to_f32(a->b[o * f->r + i]);
+    }
+    for (size_t j = 0; j < f->k; j++) {
+        double dx = old_dx[t * f->ldx + j], low = 0;
+        for (size_t o = 0; o < f->n; o++)
+            dx += (double)f->dy[t * f->ldy + o] * w[o * f->k + j];
+        for (size_t i = 0; i < f->r; i++)
+            low += dh[i] * ql_f16_to_f32(a->a[i * f->k + j]);
+        dx += low * mask_at(drop, t, j);
+        ck_assert_double_eq_tol(f->dx[t * f->ldx + j], dx, 2e-5 * (30 + fabs(dx)));
+    }
+    free(dh);
+    free(w);
+}
+
 /* More tokens than one piece of dropout(x), more ranks than one rectangle of a gradient. */
 START_TEST(threads_do_not_change_a_bit)
 {
@@ -429,6 +457,10 @@ START_TEST(threads_do_not_change_a_bit)
         ck_assert_mem_eq(f[t].dx, f[0].dx, f[0].m * f[0].ldx * sizeof(float));
         ck_assert_mem_eq(f[t].set->grad, f[0].set->grad, f[0].set->count * sizeof(float));
     }
+    float *old_dx = numbers(f[0].m * f[0].ldx, 9); /* as setup() filled dx */
+    for (size_t t = 0; t < f[0].m; t += 149)
+        check_token(&f[0], old_dx, t, _i ? &drop : NULL);
+    free(old_dx);
     /* The gradients of so many tokens and ranks, in double, from the layer's own h and dy. */
     const ql_adapter *a = &f[0].set->layer[0];
     for (size_t o = 0; o < f[0].n; o += 13)
