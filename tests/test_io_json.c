@@ -106,8 +106,9 @@ END_TEST
 
 START_TEST(getters_say_where)
 {
-    const char *text = "{\"hidden_size\": \"abc\", \"neg\": -1, \"real\": 2.5, \"whole\": 64.0, \"none\": null, \"t\": true,"
-                       " \"sub\": {\"list\": [1, {\"x\": \"y\"}]}, \"nul\": \"a\\u0000b\", \"text\": \"hi\"}";
+    const char *text =
+        "{\"hidden_size\": \"abc\", \"neg\": -1, \"real\": 2.5, \"whole\": 64.0, \"none\": null, \"t\": true,"
+        " \"sub\": {\"list\": [1, {\"x\": \"y\"}]}, \"nul\": \"a\\u0000b\", \"text\": \"hi\"}";
     json_t *value;
     ql_error err = {0};
     ck_assert_ok(ql_json_parse(&value, "c.json", text, strlen(text), &err), &err);
@@ -199,9 +200,12 @@ START_TEST(lines_that_are_wrong)
     static const struct {
         const char *text, *words;
     } cases[] = {
-        {"{}\n{\"text\": \"a\xff\"}\n", "d.jsonl:2:"}, {"{}\n\n{\"a\": 1} {}", "d.jsonl:3:10: end of file expected"},
-        {"{}\n{\"a\":\n1}", "d.jsonl:2:"},             {"text\n", "d.jsonl:1:"},
-        {"{\"a\": 1, \"a\": 1}", "duplicate"},         {"[[[", "d.jsonl:1:"},
+        {"{}\n{\"text\": \"a\xff\"}\n", "d.jsonl:2:"},
+        {"{}\n\n{\"a\": 1} {}", "d.jsonl:3:10: end of file expected"},
+        {"{}\n{\"a\":\n1}", "d.jsonl:2:"},
+        {"text\n", "d.jsonl:1:"},
+        {"{\"a\": 1, \"a\": 1}", "duplicate"},
+        {"[[[", "d.jsonl:1:"},
     };
     char *folder = test_folder();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -233,7 +237,8 @@ END_TEST
 /* Bytes replaced at random: any answer but a crash. */
 START_TEST(damaged_json_never_crashes)
 {
-    const char *good = "{\"a\": [1, -2.5e3, true, null, {\"b\": \"x\\u00e9\\n\\\\\"}], \"c\xc3\xa9\": {\"d\": [[], {}]}}";
+    const char *good =
+        "{\"a\": [1, -2.5e3, true, null, {\"b\": \"x\\u00e9\\n\\\\\"}], \"c\xc3\xa9\": {\"d\": [[], {}]}}";
     char text[128];
     size_t length = strlen(good);
     uint32_t draw[4];
@@ -257,7 +262,9 @@ START_TEST(emitter_reads_back)
     char *folder = test_folder(), path[1024];
     ql_json_object(&json, NULL);
     ql_json_string(&json, "text \"quoted\" \\", "tab\t line\n bell\x07 \xc3\xa9 \xf0\x9f\x98\x80 /");
-    ql_json_string(&json, "invalid", "a\xff" "b\xc3");
+    ql_json_string(&json, "invalid",
+                   "a\xff"
+                   "b\xc3");
     ql_json_string(&json, "none", NULL);
     ql_json_integer(&json, "least", INT64_MIN);
     ql_json_bool(&json, "yes", true);
@@ -277,7 +284,8 @@ START_TEST(emitter_reads_back)
     ck_assert_ok(ql_json_read(&value, path, &err), &err);
     ck_assert_str_eq(json_string_value(json_object_get(value, "text \"quoted\" \\")),
                      "tab\t line\n bell\x07 \xc3\xa9 \xf0\x9f\x98\x80 /");
-    ck_assert_str_eq(json_string_value(json_object_get(value, "invalid")), "a\xef\xbf\xbd" "b\xef\xbf\xbd");
+    ck_assert_str_eq(json_string_value(json_object_get(value, "invalid")), "a\xef\xbf\xbd"
+                                                                           "b\xef\xbf\xbd");
     ck_assert(json_is_null(json_object_get(value, "none")) && json_is_null(json_object_get(value, "nan")));
     ck_assert(json_is_null(json_object_get(value, "inf")) && json_is_true(json_object_get(value, "yes")));
     ck_assert(json_integer_value(json_object_get(value, "least")) == INT64_MIN);

@@ -20,7 +20,7 @@ extern "C" {
 typedef struct ql_tensor {
     const char *name;
     ql_dtype dtype;
-    bool foreign; /* of a type that ql_dtype does not have (F8_E4M3, U16, ...): ignore dtype, see dtype_name */
+    bool foreign; /* of a type that ql_dtype does not have (F8_E4M3, U16, Q4_0, ...): ignore dtype, see dtype_name */
     size_t ndim;
     size_t shape[QL_TENSOR_DIMS];
     const void *data; /* NULL when it has no elements; files do not promise that it is aligned to its type */
@@ -39,11 +39,12 @@ QL_API ql_status ql_tensor_read_f32(const ql_tensor *tensor, size_t first, size_
 /* The tensors of a model, from one file or from many. Immutable, so threads may share it. */
 typedef struct ql_tensors ql_tensors;
 
-/* Opens a .safetensors file, a model.safetensors.index.json, or a Hugging Face folder with one of either
- * (the single file goes first). The caller owns *out; NULL on error. QL_ERR_FORMAT names what is wrong:
- * offsets outside of the file, overlaps, holes (the format wants the data indexed without a gap), a shape
- * that disagrees with its bytes, names given twice, an index that names a file outside of the folder or a
- * tensor that its file lacks. Tensors of a type this library does not know are listed, marked foreign. */
+/* Opens a .safetensors file, a model.safetensors.index.json, a Hugging Face folder with one of either (the
+ * single file goes first), or a GGUF file (its shapes turned to row-major, its block types foreign). The caller owns
+ * *out; NULL on error. QL_ERR_FORMAT names what is wrong: offsets outside of the file, overlaps, holes (the format
+ * wants the data indexed without a gap), a shape that disagrees with its bytes, names given twice, an index that names
+ * a file outside of the folder or a tensor that its file lacks. Tensors of a type this library does not know are
+ * listed, marked foreign. */
 QL_API ql_status ql_tensors_open(ql_tensors **out, const char *path, ql_error *err);
 
 QL_API void ql_tensors_close(ql_tensors *tensors); /* NULL is fine; invalidates every ql_tensor of it */
@@ -62,7 +63,7 @@ QL_API const ql_tensor *ql_tensors_find(const ql_tensors *tensors, const char *n
 QL_API ql_status ql_tensors_need(const ql_tensor **out, const ql_tensors *tensors, const char *name, size_t ndim,
                                  const size_t *shape, ql_error *err);
 
-/* The value of `key` in the file's __metadata__ (of the first file that has it), or NULL. */
+/* The value of `key` in a safetensors file's __metadata__ (of the first file that has it), or NULL. */
 QL_API const char *ql_tensors_metadata(const ql_tensors *tensors, const char *key);
 
 /* Advice about a tensor's pages: fetch asks the kernel to read ahead, release gives the memory back once a

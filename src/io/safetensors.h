@@ -1,16 +1,18 @@
-/* One safetensors file. */
+/* One file of tensors: safetensors, or GGUF. */
 #ifndef QL_SRC_IO_SAFETENSORS_H
 #define QL_SRC_IO_SAFETENSORS_H
 
 #include <jansson.h>
 
+#include "io/gguf.h"
 #include "io/map.h"
 #include "qlora/io.h"
 
 typedef struct ql_shard {
     char *path;
     ql_map map;
-    json_t *header; /* owns the names of the tensors and the metadata */
+    json_t *header; /* of safetensors: owns the names of the tensors and the metadata */
+    ql_gguf *gguf;
     ql_tensor *tensors;
     size_t count; /* in the order of their data */
 } ql_shard;

@@ -176,21 +176,24 @@ static ql_status read_header(ql_shard *shard, const unsigned char *data, size_t 
     return check_cover(shard, data, size, err);
 }
 
+static bool starts_with(const ql_map *map, const char *start)
+{
+    size_t length = strlen(start);
+    return map->size >= length && memcmp(map->data, start, length) == 0;
+}
+
 /* People hand in these instead of a model often enough to be told so. */
 static ql_status recognize_others(const ql_shard *shard, ql_error *err)
 {
     static const struct {
         const char *start, *what;
     } others[] = {
-        {"GGUF", "a GGUF file"},
         {"PK\x03\x04", "a PyTorch archive: convert it to safetensors"},
         {"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"},
     };
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-        size_t length = strlen(others[i].start);
-        if (shard->map.size >= length && memcmp(shard->map.data, others[i].start, length) == 0)
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (starts_with(&shard->map, others[i].start))
             return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: not safetensors but %s", shard->path, others[i].what);
-    }
     return QL_OK;
 }
 
@@ -198,6 +201,8 @@ ql_status ql_shard_open(ql_shard *shard, char *path, ql_error *err)
 {
     *shard = (ql_shard){.path = path};
     ql_status status = ql_map_open(&shard->map, path, err);
+    if (status == QL_OK && starts_with(&shard->map, "GGUF"))
+        return ql_gguf_open(&shard->gguf, &shard->tensors, &shard->count, path, &shard->map, err);
     if (status == QL_OK)
         status = recognize_others(shard, err);
     if (status != QL_OK)
@@ -222,7 +227,10 @@ ql_status ql_shard_open(ql_shard *shard, char *path, ql_error *err)
 
 void ql_shard_close(ql_shard *shard)
 {
-    free(shard->tensors);
+    if (shard->gguf)
+        ql_gguf_close(shard->gguf, shard->tensors, shard->count);
+    else
+        free(shard->tensors);
     json_decref(shard->header);
     ql_map_close(&shard->map);
     free(shard->path);

@@ -78,7 +78,8 @@ static ql_status list(ql_tensors *tensors, ql_error *err)
     for (size_t i = 1; i < count; i++) {
         const ql_tensor *a = tensors->by_name[i - 1], *b = tensors->by_name[i];
         if (strcmp(a->name, b->name) == 0)
-            return ql_fail(err, QL_ERR_FORMAT, "tensor %.200s is in both %s and %s", a->name, a->file, b->file);
+            return ql_fail(err, QL_ERR_FORMAT, "%s: tensor %.200s is given twice, also in %s", a->file, a->name,
+                           b->file);
     }
     return QL_OK;
 }
@@ -222,6 +223,11 @@ const char *ql_tensors_metadata(const ql_tensors *tensors, const char *key)
             return value;
     }
     return NULL;
+}
+
+const ql_gguf *ql_tensors_gguf(const ql_tensors *tensors)
+{
+    return tensors->shard_count == 1 ? tensors->shards[0].gguf : NULL;
 }
 
 /* Only pages of our own read-only maps: to drop pages of other memory would lose what it holds. */
