@@ -99,11 +99,14 @@ ql_status ql_weight_to_bnb(const ql_weight *w, ql_bnb_source *out, uint8_t *pack
                        ql_format_describe(v->format, text));
     }
     if (!v->format.flat && v->k % v->format.group != 0)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "rows of %zu in groups of %u that end with the row: bitsandbytes' "
-                       "blocks cross row ends", v->k, v->format.group);
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "rows of %zu in groups of %u that end with the row: bitsandbytes' "
+                       "blocks cross row ends",
+                       v->k, v->format.group);
     size_t elements = v->n * v->k;
     for (size_t i = 0; i < elements; i += 2)
-        packed[i / 2] = (uint8_t)(code_at(v, i) << 4 | (i + 1 < elements ? code_at(v, i + 1) : ql_codebook_of(v->format.code)->zero));
+        packed[i / 2] = (uint8_t)(code_at(v, i) << 4 |
+                                  (i + 1 < elements ? code_at(v, i + 1) : ql_codebook_of(v->format.code)->zero));
     *out = (ql_bnb_source){.code = v->format.code, .block = v->format.group, .packed = packed};
     if (!nested) {
         out->absmax = v->scales;

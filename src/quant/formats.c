@@ -30,9 +30,9 @@ static const ql_codebook nf4 = {
 static const ql_codebook fp4 = {
     .table = {0.0f, 0x1.555556p-8f, 0x1.555556p-1f, 0x1p0f, 0x1.555556p-2f, 0x1p-1f, 0x1.555556p-3f, 0x1p-2f, 0.0f,
               -0x1.555556p-8f, -0x1.555556p-1f, -0x1p0f, -0x1.555556p-2f, -0x1p-1f, -0x1.555556p-3f, -0x1p-2f},
-    .thresholds = {-0x1.aaaaacp-1f, -0x1.2aaaa2p-1f, -0x1.aaaaaep-2f, -0x1.2aaaacp-2f, -0x1.aaaaacp-3f,
-                   -0x1.600002p-4f, -0x1.555574p-9f, 0.0f, 0x1.555572p-9f, 0x1.6p-4f, 0x1.aaaaaap-3f, 0x1.2aaaaap-2f,
-                   0x1.aaaaacp-2f, 0x1.2aaaap-1f, 0x1.aaaaaap-1f},
+    .thresholds = {-0x1.aaaaacp-1f, -0x1.2aaaa2p-1f, -0x1.aaaaaep-2f, -0x1.2aaaacp-2f, -0x1.aaaaacp-3f, -0x1.600002p-4f,
+                   -0x1.555574p-9f, 0.0f, 0x1.555572p-9f, 0x1.6p-4f, 0x1.aaaaaap-3f, 0x1.2aaaaap-2f, 0x1.aaaaacp-2f,
+                   0x1.2aaaap-1f, 0x1.aaaaaap-1f},
     .codes = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3},
     .zero = 0,
 };

@@ -16,12 +16,12 @@ typedef struct job {
     ql_wview *view;
     const char *src;
     ql_dtype type;
-    size_t row_bytes;      /* of src */
-    float *scales;         /* [groups of the matrix]: what the elements are divided by */
+    size_t row_bytes; /* of src */
+    float *scales;    /* [groups of the matrix]: what the elements are divided by */
     size_t rows_a_task;
-    float limit;           /* the largest magnitude that the format takes */
-    size_t bad_element;    /* row-major index of the first one beyond it, or NaN; SIZE_MAX: none */
-    size_t bad_scale;      /* the first group whose scale overflows */
+    float limit;        /* the largest magnitude that the format takes */
+    size_t bad_element; /* row-major index of the first one beyond it, or NaN; SIZE_MAX: none */
+    size_t bad_scale;   /* the first group whose scale overflows */
 } job;
 
 static void keep_first(size_t *first, size_t index)
@@ -49,8 +49,8 @@ static bool check_elements(job *j, const float *x, size_t count, size_t index, f
     return false;
 }
 
-/* x = the elements of a group, which cross row ends if the format is flat, and zeros up to its full size. *index becomes the row-major
- * index of the first one; returns their number. */
+/* x = the elements of a group, which cross row ends if the format is flat, and zeros up to its full size. *index
+ * becomes the row-major index of the first one; returns their number. */
 static size_t load_group(const job *j, size_t group, float *x, size_t *index)
 {
     const ql_wview *v = j->view;

@@ -28,8 +28,8 @@ ql_status ql_weight_create(ql_weight **out, ql_format format, uint32_t nested_bl
     ql_arena real = {.base = w ? ql_alloc(plan.used) : NULL};
     if (!real.base) {
         free(w);
-        return ql_fail(err, QL_ERR_MEMORY, "%s: a weight of %zu x %zu needs %zu bytes, which are not to be had", name, n,
-                       k, plan.used);
+        return ql_fail(err, QL_ERR_MEMORY, "%s: a weight of %zu x %zu needs %zu bytes, which are not to be had", name,
+                       n, k, plan.used);
     }
     ql_wview_carve(&w->view, &real, &code_bytes, format, nested_block, n, k);
     w->memory = real.base;
