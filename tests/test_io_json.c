@@ -253,6 +253,15 @@ START_TEST(damaged_json_never_crashes)
 }
 END_TEST
 
+START_TEST(emitter_escapes_nuls)
+{
+    ql_json json = {0};
+    ql_json_text(&json, NULL, "a\0\xc3\xa9\0", 5);
+    ck_assert_str_eq(json.text, "\"a\\u0000\xc3\xa9\\u0000\"");
+    ql_json_free(&json);
+}
+END_TEST
+
 START_TEST(emitter_reads_back)
 {
     ql_json json = {.pretty = true};
@@ -388,6 +397,7 @@ int main(void)
     tcase_add_test(tests, lines_with_numbers);
     tcase_add_test(tests, lines_that_are_wrong);
     tcase_add_test(tests, damaged_json_never_crashes);
+    tcase_add_test(tests, emitter_escapes_nuls);
     tcase_add_test(tests, emitter_reads_back);
     tcase_add_test(tests, emitter_writes_these_bytes);
     tcase_add_test(tests, emitter_refuses_wrong_nesting);

@@ -100,6 +100,8 @@ QL_API void ql_json_object(ql_json *json, const char *key); /* opens {, until ql
 QL_API void ql_json_array(ql_json *json, const char *key);  /* opens [, until ql_json_end */
 QL_API void ql_json_end(ql_json *json);
 QL_API void ql_json_string(ql_json *json, const char *key, const char *value); /* NULL writes null */
+QL_API void ql_json_text(ql_json *json, const char *key, const char *value,
+                         size_t length); /* may hold NULs; value[length] must be one */
 QL_API void ql_json_integer(ql_json *json, const char *key, int64_t value);
 QL_API void ql_json_number(ql_json *json, const char *key, double value); /* with the digits to read it back exactly */
 QL_API void ql_json_bool(ql_json *json, const char *key, bool value);

@@ -28,13 +28,14 @@ static void append(ql_json *json, const char *text, size_t length)
     json->text[json->length] = '\0';
 }
 
-static void append_quoted(ql_json *json, const char *text)
+/* text[bytes] is a NUL, others may be inside. */
+static void append_quoted(ql_json *json, const char *text, size_t bytes)
 {
     append(json, "\"", 1);
-    while (*text) {
-        size_t length = ql_utf8_length(text);
+    for (const char *end = text + bytes; text < end;) {
         unsigned char c = (unsigned char)*text;
-        const char *shorthand = strchr("\bb\ff\nn\rr\tt", c);
+        size_t length = c ? ql_utf8_length(text) : 1;
+        const char *shorthand = c ? strchr("\bb\ff\nn\rr\tt", c) : NULL;
         if (length == 0) {
             append(json, "\xef\xbf\xbd", 3);
             length = 1;
@@ -82,7 +83,7 @@ static void begin_value(ql_json *json, const char *key)
     if (json->depth > 0)
         new_line(json);
     if (key) {
-        append_quoted(json, key);
+        append_quoted(json, key, strlen(key));
         append(json, ": ", json->pretty ? 2 : 1);
     }
 }
@@ -127,11 +128,16 @@ void ql_json_end(ql_json *json)
 
 void ql_json_string(ql_json *json, const char *key, const char *value)
 {
-    begin_value(json, key);
     if (value)
-        append_quoted(json, value);
+        ql_json_text(json, key, value, strlen(value));
     else
-        append(json, "null", 4);
+        ql_json_null(json, key);
+}
+
+void ql_json_text(ql_json *json, const char *key, const char *value, size_t length)
+{
+    begin_value(json, key);
+    append_quoted(json, value, length);
 }
 
 void ql_json_integer(ql_json *json, const char *key, int64_t value)
@@ -177,7 +183,8 @@ void ql_json_bool(ql_json *json, const char *key, bool value)
 
 void ql_json_null(ql_json *json, const char *key)
 {
-    ql_json_string(json, key, NULL);
+    begin_value(json, key);
+    append(json, "null", 4);
 }
 
 static ql_status finish(ql_json *json, const char *name, ql_error *err)
