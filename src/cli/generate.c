@@ -179,7 +179,7 @@ static int tell(const generation *g)
     ql_json_string(&json, "command", "generate");
     ql_json_string(&json, "model", g->v->common.model);
     ql_json_string(&json, "adapter", g->v->common.adapter);
-    ql_json_string(&json, "text", g->stream.text.data ? g->stream.text.data : "");
+    ql_json_text(&json, "text", g->stream.text.data ? g->stream.text.data : "", g->stream.text.length);
     ql_json_string(&json, "ended", g->ended);
     ql_json_integer(&json, "prompt_tokens", (int64_t)g->ids.count);
     ql_json_integer(&json, "tokens", (int64_t)g->made);
