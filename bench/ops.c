@@ -149,7 +149,7 @@ static bool make(arrays *x, const model *like, size_t m)
         x->position[t] = (uint32_t)t;
     ql_attention config = attention(x, NULL);
     return ql_workers_create(&x->workers, 1, NULL) == QL_OK &&
-           ql_workers_reserve(x->workers, ql_attention_scratch(&config, m), NULL) == QL_OK;
+           ql_workers_reserve(x->workers, ql_attention_scratch(&config, m, true), NULL) == QL_OK;
 }
 
 static void drop(arrays *x)

@@ -10,6 +10,7 @@ static const shape shapes[] = {
     {1, 1, 8, 1, {1}},          {2, 1, 16, 2, {2, 63}},  {4, 2, 16, 3, {63, 64, 65}}, {7, 1, 64, 3, {65, 1, 130}},
     {2, 1, 80, 2, {200, 2}},    {2, 2, 128, 1, {65}},    {14, 2, 64, 1, {63}},        {3, 3, 13, 2, {33, 5}},
     {1, 1, 256, 2, {40, 64}},   {2, 2, 1, 1, {20}},      {4, 1, 10, 2, {200, 17}},
+    {2, 1, 16, 3, {600, 1, 257}}, {1, 1, 8, 2, {1100, 256}}, /* several parts a sequence in the backward pass */
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, GAP = 3 };
 
@@ -66,7 +67,7 @@ static double reference_row(const problem *p, size_t head, size_t token, const f
 {
     size_t hd = p->config.head_dim, kv = head / (p->config.heads / p->config.kv_heads);
     size_t first = p->start[sequence_of(p, token)];
-    double s[256], max = -INFINITY, sum = 0;
+    double s[2048], max = -INFINITY, sum = 0;
     for (size_t j = first; j <= token; j++) {
         double dot = 0;
         for (size_t d = 0; d < hd; d++) {
@@ -155,7 +156,7 @@ START_TEST(matches_double_and_its_differences)
         return;
     problem p;
     setup(&p, s);
-    ql_workers *workers = make_workers(2, ql_attention_scratch(&p.config, p.m));
+    ql_workers *workers = make_workers(2, ql_attention_scratch(&p.config, p.m, true));
     run(&p, workers);
     check_forward(&p, tier_names[tier]);
     assert_gaps_untouched(p.o, p.m, s->heads * s->head_dim, p.ldq);
@@ -189,7 +190,7 @@ START_TEST(same_bits_on_any_threads)
     for (size_t i = 0; i < SHAPES; i++) {
         problem one, many;
         setup(&one, &shapes[i]);
-        ql_scratch need = ql_attention_scratch(&one.config, one.m);
+        ql_scratch need = ql_attention_scratch(&one.config, one.m, true);
         for (size_t threads = 1; threads <= 3; threads++) {
             ql_workers *workers = make_workers(threads, need);
             many = one;
@@ -251,7 +252,7 @@ START_TEST(sees_only_its_own_past)
         random_state = 77;
         setup(&after, &s);
         move_token(&after, moved[i]);
-        ql_workers *workers = make_workers(2, ql_attention_scratch(&before.config, before.m));
+        ql_workers *workers = make_workers(2, ql_attention_scratch(&before.config, before.m, true));
         run(&before, workers);
         run(&after, workers);
         for (size_t t = 0; t < before.m; t++) {
@@ -281,7 +282,7 @@ START_TEST(gradients_flow_back_only)
     static const shape s = {2, 1, 16, 1, {100}};
     problem p;
     setup(&p, &s);
-    ql_workers *workers = make_workers(1, ql_attention_scratch(&p.config, p.m));
+    ql_workers *workers = make_workers(1, ql_attention_scratch(&p.config, p.m, true));
     run(&p, workers);
     float *dk = p.dk, *dv = p.dv;
     p.dk = empty_matrix(p.m, 16, p.ldkv);
@@ -308,7 +309,7 @@ START_TEST(cache_gives_what_the_whole_gives)
         setup(&p, &s);
         for (size_t pos = 0; pos < p.m; pos += pos < 3 ? 1 : 31) {
             for (size_t n = 1; pos + n <= p.m; n += n * 3 + 1) {
-                ql_workers *workers = make_workers(n % 3 + 1, ql_attention_scratch(&p.config, n));
+                ql_workers *workers = make_workers(n % 3 + 1, ql_attention_scratch(&p.config, n, false));
                 float *o = empty_matrix(n, s.heads * s.head_dim, p.ldq);
                 ql_attention_decode(&p.config, pos, n, p.q + pos * p.ldq, p.ldq, p.k, p.v, p.ldkv, o, p.ldq, workers);
                 double row[256];

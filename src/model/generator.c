@@ -36,7 +36,7 @@ static ql_status allocate(ql_generator *gen, ql_error *err)
     ql_attention attention = ql_model_attention(gen->model, 0, NULL);
     ql_status status = ql_workers_reserve(gen->workers, head, err);
     if (!status)
-        status = ql_workers_reserve(gen->workers, ql_attention_scratch(&attention, gen->capacity), err);
+        status = ql_workers_reserve(gen->workers, ql_attention_scratch(&attention, gen->capacity, false), err);
     return status ? status
                   : ql_pass_init(&gen->pass, gen->model, chunk, gen->capacity, QL_PASS_FORWARD, gen->workers, err);
 }

@@ -79,8 +79,9 @@ typedef struct ql_attention {
     const size_t *start; /* [sequences + 1] */
 } ql_attention;
 
-/* For forward, backward and decode of up to m tokens in whatever sequences (config's are not read). */
-ql_scratch ql_attention_scratch(const ql_attention *config, size_t m);
+/* For up to m tokens in whatever sequences (config's are not read). Only the backward pass, which works on
+ * several parts of a sequence at a time and adds up what they give, needs memory that grows with m. */
+ql_scratch ql_attention_scratch(const ql_attention *config, size_t m, bool backward);
 
 /* o[m][heads*head_dim] from q[m][heads*head_dim], k and v[m][kv_heads*head_dim]. lse[heads][m], the
  * logarithm of each row's softmax denominator, is for the backward pass and may be NULL. o may be q.
@@ -89,7 +90,7 @@ void ql_attention_forward(const ql_attention *config, const float *q, size_t ldq
                           size_t ldkv, float *o, size_t ldo, float *lse, ql_workers *workers);
 
 /* The arrays of a backward pass: inputs and results of the forward pass, and dout = dL/do, in; dq, dk,
- * dv out, written, not added to. dq may be q or dout; otherwise nothing overlaps. */
+ * dv out, written, not added to. They are written after all is read: each may lie over an input. */
 typedef struct ql_attention_grads {
     const float *q, *k, *v, *o, *dout, *lse;
     float *dq, *dk, *dv;
@@ -100,7 +101,7 @@ void ql_attention_backward(const ql_attention *config, const ql_attention_grads 
 
 /* One sequence with a cache: q[n] of the n newest tokens, at positions pos .. pos+n-1, against k and
  * v[pos + n][ldkv], whose last n rows are theirs. config->sequences and start are not read; o is not q.
- * Scratch as of m = n. */
+ * Scratch as of the forward pass. */
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);
 

@@ -1,9 +1,10 @@
 /* Attention kernels; QL_TIER names the instruction set this file is compiled for.
  *
- * A panel lies transposed, [head_dim][PANEL], so that lanes are its queries (forward, dq) or its keys
- * (dkv) and no sum goes across lanes. All products are then of one kind: rows of the stream, read as
- * they lie and broadcast, times a panel. Scores S[stream][PANEL] take the stream's rows; what is
- * accumulated over the stream, [head_dim][PANEL], takes its columns. */
+ * A panel lies transposed, [head_dim][PANEL], so that lanes are its queries (forward) or its keys (backward)
+ * and no sum goes across lanes; the other side streams by. Products are rows of the stream, read as they lie
+ * and broadcast, times a panel: scores S[stream][PANEL] take the stream's rows; what is accumulated over the
+ * stream, [head_dim][PANEL], takes its columns. Only dq sums over the panel's side: S[stream][PANEL] times
+ * the panel's rows. */
 #include <assert.h>
 #include <math.h>
 
@@ -13,17 +14,21 @@
 
 enum { PANEL = 2 * VN, STREAM = QL_ATTENTION_STREAM, ROWS = VN == 16 ? 8 : 4 };
 
-/* c[rows][PANEL] (+)= a * b[depth][PANEL], a's element (r, t) at a[r * row_step + t * depth_step]. */
+/* c[rows][PANEL] (+)= a * b[depth][PANEL]: a's element (r, t) is at a[r * row_step + t * depth_step]. */
 static inline __attribute__((always_inline)) void tile(size_t rows, size_t depth, const float *a, size_t row_step,
-                                                       size_t depth_step, const float *b, float *c, bool add)
+                                                       size_t depth_step, const float *b, size_t ldb, float *c,
+                                                       size_t ldc, bool add)
 {
     vf sum[ROWS][2];
     for (size_t r = 0; r < rows; r++) {
-        sum[r][0] = add ? vload(c + r * PANEL) : vset(0);
-        sum[r][1] = add ? vload(c + r * PANEL + VN) : vset(0);
+        sum[r][0] = sum[r][1] = vset(0);
+        if (add) {
+            sum[r][0] = vload(c + r * ldc);
+            sum[r][1] = vload(c + r * ldc + VN);
+        }
     }
     for (size_t t = 0; t < depth; t++) {
-        vf low = vload(b + t * PANEL), high = vload(b + t * PANEL + VN);
+        vf low = vload(b + t * ldb), high = vload(b + t * ldb + VN);
         for (size_t r = 0; r < rows; r++) {
             vf x = vset(a[r * row_step + t * depth_step]);
             sum[r][0] = vfma(x, low, sum[r][0]);
@@ -31,35 +36,43 @@ static inline __attribute__((always_inline)) void tile(size_t rows, size_t depth
         }
     }
     for (size_t r = 0; r < rows; r++) {
-        vstore(c + r * PANEL, sum[r][0]);
-        vstore(c + r * PANEL + VN, sum[r][1]);
+        vstore(c + r * ldc, sum[r][0]);
+        vstore(c + r * ldc + VN, sum[r][1]);
     }
 }
 
 static inline __attribute__((always_inline)) void product(size_t rows, size_t depth, const float *a, size_t row_step,
-                                                          size_t depth_step, const float *b, float *c, bool add)
+                                                          size_t depth_step, const float *b, size_t ldb, float *c,
+                                                          size_t ldc, bool add)
 {
     size_t r = 0;
     for (; r + ROWS <= rows; r += ROWS)
-        tile(ROWS, depth, a + r * row_step, row_step, depth_step, b, c + r * PANEL, add);
+        tile(ROWS, depth, a + r * row_step, row_step, depth_step, b, ldb, c + r * ldc, ldc, add);
     if (ROWS > 4 && rows - r >= 4) {
-        tile(4, depth, a + r * row_step, row_step, depth_step, b, c + r * PANEL, add);
+        tile(4, depth, a + r * row_step, row_step, depth_step, b, ldb, c + r * ldc, ldc, add);
         r += 4;
     }
     for (; r < rows; r++)
-        tile(1, depth, a + r * row_step, row_step, depth_step, b, c + r * PANEL, add);
+        tile(1, depth, a + r * row_step, row_step, depth_step, b, ldb, c + r * ldc, ldc, add);
 }
 
 /* s[rows][PANEL] = rows of the stream times a transposed panel. */
 static void scores(size_t rows, size_t head_dim, const float *stream, size_t ld, const float *panel, float *s)
 {
-    product(rows, head_dim, stream, ld, 1, panel, s, false);
+    product(rows, head_dim, stream, ld, 1, panel, PANEL, s, PANEL, false);
 }
 
 /* sum[head_dim][PANEL] += stream^T s[rows][PANEL]. */
 static void accumulate(size_t rows, size_t head_dim, const float *stream, size_t ld, const float *s, float *sum)
 {
-    product(head_dim, rows, stream, 1, ld, s, sum, true);
+    product(head_dim, rows, stream, 1, ld, s, PANEL, sum, PANEL, true);
+}
+
+/* sum[rows][width] (+)= s[rows][PANEL] times the panel's rows [PANEL][width]; width is a multiple of PANEL. */
+static void accumulate_stream(size_t rows, size_t width, const float *s, const float *panel_rows, float *sum, bool add)
+{
+    for (size_t d = 0; d < width; d += PANEL)
+        product(rows, PANEL, s, PANEL, 1, panel_rows + d, width, sum + d, width, add);
 }
 
 /* Rows into lanes, times factor; the lanes of rows that are not there are zero. */
@@ -109,12 +122,6 @@ static void fill(float *x, size_t n, float value)
         vstore(x + i, vset(value));
 }
 
-static void load_lanes(float *lanes, const float *x, size_t rows)
-{
-    fill(lanes, PANEL, 0);
-    memcpy(lanes, x, rows * sizeof *x);
-}
-
 /* Stream rows are keys from position `key`, lanes queries from position `query`: a query sees no later key. */
 static void hide_later_keys(float *s, size_t rows, size_t key, size_t query)
 {
@@ -153,7 +160,7 @@ static void softmax_step(float *s, size_t rows, float *max, float *sum, float *o
     }
 }
 
-static void forward(const ql_attention_panel *p, float *scratch)
+static void forward(const ql_attention_part *p, float *scratch)
 {
     size_t hd = p->head_dim, end = p->first + p->rows;
     float *q = scratch, *out = q + hd * PANEL, *s = out + hd * PANEL;
@@ -180,65 +187,57 @@ static void forward(const ql_attention_panel *p, float *scratch)
         p->lse_out[r] = max[r] + logf(sum[r]);
 }
 
-static void dq(const ql_attention_panel *p, float *scratch)
+/* A panel of keys on its way past the queries. */
+typedef struct key_panel {
+    size_t first;             /* position of its first key */
+    float *k, *v, *dk, *dv;   /* [head_dim][PANEL] */
+    float *rows, *s, *ds;     /* k's rows [PANEL][pad]; [STREAM][PANEL] twice */
+} key_panel;
+
+static void backward_step(const ql_attention_part *p, const key_panel *panel, size_t query, size_t rows)
 {
-    size_t hd = p->head_dim, end = p->first + p->rows;
-    float *q = scratch, *dout = q + hd * PANEL, *sum = dout + hd * PANEL, *s = sum + hd * PANEL;
-    float *dp = s + STREAM * PANEL, lse[PANEL], delta[PANEL];
-    transpose_in(q, hd, p->q, p->ldq, p->rows, p->scale);
-    transpose_in(dout, hd, p->dout, p->lddo, p->rows, 1);
-    load_lanes(lse, p->lse, p->rows);
-    load_lanes(delta, p->delta, p->rows);
-    fill(sum, hd * PANEL, 0);
-    for (size_t key = 0; key < end; key += STREAM) {
-        size_t keys = end - key < STREAM ? end - key : STREAM;
-        const float *k = p->k + key * p->ldkv;
-        scores(keys, hd, k, p->ldkv, q, s);
-        scores(keys, hd, p->v + key * p->ldkv, p->ldkv, dout, dp);
-        if (key + keys > p->first)
-            hide_later_keys(s, keys, key, p->first);
-        for (size_t i = 0; i < keys * PANEL; i += VN) {
-            vf e = vexp(vload(s + i) - vload(lse + i % PANEL));
-            vstore(s + i, e * (vload(dp + i) - vload(delta + i % PANEL)));
+    size_t hd = p->head_dim, pad = ql_attention_pad(hd);
+    const float *q = p->q + query * p->ldq, *dout = p->dout + query * p->lddo;
+    float *s = panel->s, *ds = panel->ds;
+    scores(rows, hd, q, p->ldq, panel->k, s);
+    scores(rows, hd, dout, p->lddo, panel->v, ds);
+    if (query < panel->first + PANEL)
+        hide_earlier_queries(s, rows, query, panel->first);
+    for (size_t r = 0; r < rows; r++) {
+        vf lse = vset(p->lse[query + r]), delta = vset(p->delta[query + r]);
+        for (size_t i = r * PANEL; i < (r + 1) * PANEL; i += VN) {
+            vf e = vexp(vload(s + i) - lse);
+            vstore(s + i, e);
+            vstore(ds + i, e * (vload(ds + i) - delta));
         }
-        accumulate(keys, hd, k, p->ldkv, s, sum);
     }
-    transpose_out(p->dq, p->lddq, p->rows, sum, hd, p->scale);
+    accumulate(rows, hd, dout, p->lddo, s, panel->dv);
+    accumulate(rows, hd, q, p->ldq, ds, panel->dk);
+    /* The part's first panel passes all of its queries. */
+    accumulate_stream(rows, pad, ds, panel->rows, p->dq + (query - p->first) * pad, panel->first > p->first);
 }
 
-/* The queries [query, query + rows) of one head, against a panel of keys k and values v. */
-static void dkv_step(const ql_attention_panel *p, size_t head, size_t query, size_t rows, float *k)
+static void backward(const ql_attention_part *p, float *scratch)
 {
-    size_t hd = p->head_dim;
-    float *v = k + hd * PANEL, *dk = v + hd * PANEL, *dv = dk + hd * PANEL, *s = dv + hd * PANEL;
-    float *dp = s + STREAM * PANEL;
-    const float *q = p->q + query * p->ldq + head * hd, *dout = p->dout + query * p->lddo + head * hd;
-    const float *lse = p->lse + head * p->ldlse + query, *delta = p->delta + head * p->ldlse + query;
-    scores(rows, hd, q, p->ldq, k, s);
-    scores(rows, hd, dout, p->lddo, v, dp);
-    if (query < p->first + PANEL)
-        hide_earlier_queries(s, rows, query, p->first);
-    for (size_t i = 0; i < rows * PANEL; i += VN) {
-        vf e = vexp(vload(s + i) - vset(lse[i / PANEL]));
-        vstore(s + i, e);
-        vstore(dp + i, e * (vload(dp + i) - vset(delta[i / PANEL])));
+    size_t hd = p->head_dim, pad = ql_attention_pad(hd);
+    key_panel panel = {.k = scratch, .v = scratch + hd * PANEL, .dk = scratch + 2 * hd * PANEL};
+    panel.dv = panel.dk + hd * PANEL;
+    panel.rows = panel.dv + hd * PANEL;
+    panel.s = panel.rows + pad * PANEL;
+    panel.ds = panel.s + STREAM * PANEL;
+    fill(panel.rows, pad * PANEL, 0);
+    for (size_t at = 0; at < p->rows; at += PANEL) {
+        size_t keys = p->rows - at < PANEL ? p->rows - at : PANEL;
+        panel.first = p->first + at;
+        transpose_in(panel.k, hd, p->k + at * p->ldkv, p->ldkv, keys, p->scale);
+        transpose_in(panel.v, hd, p->v + at * p->ldkv, p->ldkv, keys, 1);
+        transpose_out(panel.rows, pad, keys, panel.k, hd, 1);
+        fill(panel.dk, 2 * hd * PANEL, 0);
+        for (size_t query = panel.first; query < p->length; query += STREAM)
+            backward_step(p, &panel, query, p->length - query < STREAM ? p->length - query : STREAM);
+        transpose_out(p->dk + at * p->lddkv, p->lddkv, keys, panel.dk, hd, p->scale);
+        transpose_out(p->dv + at * p->lddkv, p->lddkv, keys, panel.dv, hd, 1);
     }
-    accumulate(rows, hd, dout, p->lddo, s, dv);
-    accumulate(rows, hd, q, p->ldq, dp, dk);
-}
-
-static void dkv(const ql_attention_panel *p, float *scratch)
-{
-    size_t hd = p->head_dim;
-    float *k = scratch, *v = k + hd * PANEL, *dk = v + hd * PANEL, *dv = dk + hd * PANEL;
-    transpose_in(k, hd, p->k, p->ldkv, p->rows, p->scale);
-    transpose_in(v, hd, p->v, p->ldkv, p->rows, 1);
-    fill(dk, 2 * hd * PANEL, 0);
-    for (size_t head = 0; head < p->group; head++)
-        for (size_t query = p->first; query < p->length; query += STREAM)
-            dkv_step(p, head, query, p->length - query < STREAM ? p->length - query : STREAM, k);
-    transpose_out(p->dk, p->lddkv, p->rows, dk, hd, p->scale);
-    transpose_out(p->dv, p->lddkv, p->rows, dv, hd, 1);
 }
 
 /* q times each of up to VN keys, one a lane; zero in the other lanes. */
@@ -285,7 +284,7 @@ static void weigh_values(size_t head_dim, size_t rows, const float *weight, cons
 }
 
 /* Lanes run along head_dim here: one query would leave a panel nearly empty. */
-static void decode_step(const ql_attention_panel *p, size_t head, size_t key, size_t keys, float *max, float *sum)
+static void decode_step(const ql_attention_part *p, size_t head, size_t key, size_t keys, float *max, float *sum)
 {
     float s[STREAM], top = *max, shrink;
     for (size_t r = 0; r < keys; r += VN)
@@ -303,7 +302,7 @@ static void decode_step(const ql_attention_panel *p, size_t head, size_t key, si
     weigh_values(p->head_dim, keys, s, p->v + key * p->ldkv, p->ldkv, shrink, p->out + head * p->head_dim);
 }
 
-static void decode(const ql_attention_panel *p, float *scratch)
+static void decode(const ql_attention_part *p, float *scratch)
 {
     float *max = scratch, *sum = max + p->group;
     for (size_t head = 0; head < p->group; head++) {
@@ -323,7 +322,6 @@ static void decode(const ql_attention_panel *p, float *scratch)
 const ql_attention_kernels QL_TIER_NAME(ql_attention) = {
     .panel = PANEL,
     .forward = forward,
-    .dq = dq,
-    .dkv = dkv,
+    .backward = backward,
     .decode = decode,
 };

@@ -21,9 +21,10 @@ const ql_ops_tier *ql_ops_select(uint32_t features)
     return best;
 }
 
-size_t ql_attention_panel_floats(size_t head_dim, size_t group)
+size_t ql_attention_floats(size_t head_dim, size_t group)
 {
-    enum { WIDEST = 32 }; /* panel */
-    size_t panels = (4 * head_dim + 2 * QL_ATTENTION_STREAM) * WIDEST; /* dkv: k, v, dk, dv; scores, their gradient */
+    enum { WIDEST = 32 }; /* lanes of a panel */
+    /* The backward pass has k, v, dk, dv, rows of k, the scores and their gradient. */
+    size_t panels = (4 * head_dim + ql_attention_pad(head_dim) + 2 * QL_ATTENTION_STREAM) * WIDEST;
     return panels > 2 * group ? panels : 2 * group;
 }

@@ -21,32 +21,40 @@ typedef struct ql_row_kernels {
     void (*scale)(size_t n, float *x, float factor);
     float (*dot)(size_t n, const float *x, const float *y);
     void (*exponentials)(size_t n, float *x); /* x = exp(x) */
+    void (*add)(size_t n, const float *x, float *y); /* y += x */
 } ql_row_kernels;
 
-/* A panel is up to `panel` queries (forward, dq) or keys (dkv) of one head; the other side streams by.
- * The panel's arrays point at its first row, the stream's at position 0 of the sequence. */
-typedef struct ql_attention_panel {
+/* Part of the attention of one query head. Arrays of the side that is split among the parts (queries forward,
+ * keys backward) point at the part's first row, those of the other side at position 0 of the sequence. */
+typedef struct ql_attention_part {
     size_t head_dim;
     float scale;
-    size_t first, rows; /* the panel's first position and its rows, at most `panel` */
-    size_t length;      /* dkv: tokens in the sequence */
-    size_t group;       /* dkv, decode: query heads of this key/value head, one after another in q, dout and out */
-    const float *q, *k, *v, *o, *dout;
-    const float *lse, *delta; /* dkv: of the first head, `ldlse` apart */
-    float *out, *lse_out;     /* forward */
-    float *dq, *dk, *dv;
-    size_t ldq, ldkv, ldo, lddo, lddq, lddkv, ldlse;
-} ql_attention_panel;
+    size_t first, rows; /* the part's first position and its rows: at most `panel` forward, any number backward */
+    size_t length;      /* backward: tokens in the sequence */
+    size_t group;       /* decode: query heads of the key/value head, one after another in q and out */
+    const float *q, *k, *v, *dout;
+    const float *lse, *delta; /* backward */
+    float *out, *lse_out;     /* forward; lse_out may be NULL */
+    float *dq;                /* backward: of this part's keys alone, [length - first][ql_attention_pad(head_dim)] */
+    float *dk, *dv;
+    size_t ldq, ldkv, ldo, lddo, lddkv;
+} ql_attention_part;
 
 enum { QL_ATTENTION_STREAM = 64 }; /* stream rows that are worked on at a time */
 
 typedef struct ql_attention_kernels {
-    size_t panel; /* queries or keys a panel; a power of two that divides QL_ATTENTION_STREAM */
-    void (*forward)(const ql_attention_panel *p, float *scratch);
-    void (*dq)(const ql_attention_panel *p, float *scratch);
-    void (*dkv)(const ql_attention_panel *p, float *scratch);
-    void (*decode)(const ql_attention_panel *p, float *scratch); /* one query; out is not q */
+    size_t panel; /* queries that are worked on at a time; a power of two that divides QL_ATTENTION_STREAM */
+    void (*forward)(const ql_attention_part *p, float *scratch);
+    /* A part that is not the sequence's last has a multiple of QL_ATTENTION_STREAM keys. */
+    void (*backward)(const ql_attention_part *p, float *scratch);
+    void (*decode)(const ql_attention_part *p, float *scratch); /* one query; out is not q */
 } ql_attention_kernels;
+
+/* Floats between the rows of a part's dq: whole vectors of any tier. */
+static inline size_t ql_attention_pad(size_t head_dim)
+{
+    return (head_dim + 31) / 32 * 32;
+}
 
 typedef struct ql_ops_tier {
     const char *name;
@@ -62,6 +70,6 @@ extern const ql_ops_tier ql_ops_tiers[];
 const ql_ops_tier *ql_ops_select(uint32_t features);
 
 /* Floats of scratch that an attention kernel needs, with any tier. */
-size_t ql_attention_panel_floats(size_t head_dim, size_t group);
+size_t ql_attention_floats(size_t head_dim, size_t group);
 
 #endif

@@ -131,6 +131,12 @@ static void exponentials(size_t n, float *x)
         vput(x + i, vexp(vget(x + i, n - i)), n - i);
 }
 
+static void add(size_t n, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i += VN)
+        vput(y + i, vget(y + i, n - i) + vget(x + i, n - i), n - i);
+}
+
 const ql_row_kernels QL_TIER_NAME(ql_rows) = {
     .rmsnorm = rmsnorm,
     .rmsnorm_backward = rmsnorm_backward,
@@ -142,4 +148,5 @@ const ql_row_kernels QL_TIER_NAME(ql_rows) = {
     .scale = scale,
     .dot = dot,
     .exponentials = exponentials,
+    .add = add,
 };

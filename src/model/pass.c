@@ -77,7 +77,7 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
 {
     const ql_model *model = pass->model;
     ql_attention attention = ql_model_attention(model, 0, NULL);
-    ql_scratch need = ql_attention_scratch(&attention, pass->capacity);
+    ql_scratch need = ql_attention_scratch(&attention, pass->capacity, pass->kind != QL_PASS_FORWARD);
     need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
     *work = 0;
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++) {
