@@ -64,6 +64,7 @@ START_TEST(sizes_are_what_is_held)
             ql_weight *w = quantize(f, a, NULL);
             ck_assert_uint_eq(ql_weight_bytes(w), size.codes + size.scales);
             ck_assert_uint_ge(malloc_usable_size(w->memory), size.codes + size.scales);
+            ck_assert_int_eq(ql_weight_format(w).flat, f.flat && k % f.group != 0);
             ck_assert_uint_eq(ql_weight_rows(w), n);
             ck_assert_uint_eq(ql_weight_cols(w), k);
             ql_weight_destroy(w);
@@ -155,6 +156,14 @@ START_TEST(scales_too_large_are_refused)
 }
 END_TEST
 
+/* A caller's threads, which happen to do the last task first. */
+static void run_backwards(void *self, size_t count, ql_task *task, void *ctx)
+{
+    (void)self;
+    for (size_t i = count; i-- > 0;)
+        task(ctx, i, i % 2);
+}
+
 /* The first bad element is named, whichever thread finds one first. */
 START_TEST(bad_values_are_named)
 {
@@ -164,9 +173,11 @@ START_TEST(bad_values_are_named)
     for (int t = 0; t < TYPES; t++) {
         void *src = calloc(N * K, ql_dtype_size(types[t]));
         for (int b = 0; b < 3; b++)
-            for (size_t threads = 1; threads <= 3; threads += 2) {
+            for (int backwards = 0; backwards < 2; backwards++) {
                 ql_workers *workers;
-                ck_assert_ok(ql_workers_create(&workers, threads, &err), &err);
+                ck_assert_ok(backwards ? ql_workers_adopt(&workers, 2, run_backwards, NULL, &err)
+                                       : ql_workers_create(&workers, 3, &err),
+                             &err);
                 for (size_t row = 211; row < N; row += 3)
                     to_type(src, types[t], row * K + 170, bad[(b + row) % 3]);
                 to_type(src, types[t], 211 * K + 170, bad[b]);

@@ -1,4 +1,5 @@
 /* Codes, scales and decoded values against definitions computed here in double. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,27 @@ START_TEST(codes_are_nearest_and_scales_true)
                 ql_weight_destroy(w);
                 matrix_free(a);
             }
+}
+END_TEST
+
+/* With a scale a group, a row's bytes do not depend on its neighbours. */
+START_TEST(rows_stand_alone)
+{
+    static const int single[] = {1, 3, 5, 7}; /* nf4, fp4, int4, int8 with FP16 scales */
+    ql_format format = format_of(single[_i], 64);
+    matrix a = matrix_make(8, 100, QL_F32, 3); /* ld == k */
+    ql_weight *all = quantize(format, a, NULL);
+    const ql_wview *v = ql_weight_view(all);
+    for (size_t row = 0; row < a.n; row++) {
+        ql_weight *one;
+        ck_assert_ok(ql_weight_quantize(&one, format, "w", a.values + row * a.k, QL_F32, a.k, 1, a.k, NULL, &err),
+                     &err);
+        ck_assert_mem_eq((const char *)v->codes + row * v->row_bytes, one->view.codes, v->row_bytes);
+        ck_assert_mem_eq((const uint16_t *)v->scales + row * v->groups, one->view.scales, v->groups * 2);
+        ql_weight_destroy(one);
+    }
+    ql_weight_destroy(all);
+    matrix_free(a);
 }
 END_TEST
 
@@ -197,7 +219,7 @@ END_TEST
 /* Magnitudes at the ends of what scales can hold. */
 START_TEST(extreme_magnitudes)
 {
-    static const float sizes[] = {1e-45f, 1e-38f, 1e-30f, 1e-9f, 2e-8f, 9e-8f, 1e-6f, 1e-4f, 1.0f, 6e4f};
+    static const float sizes[] = {1e-45f, 1e-40f, 1e-38f, 1e-30f, 1e-9f, 2e-8f, 9e-8f, 1e-6f, 1e-4f, 1.0f, 6e4f};
     float x[3 * 96], got[3 * 96];
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         for (int i = 0; i < 3 * 96; i++)
@@ -206,10 +228,13 @@ START_TEST(extreme_magnitudes)
         ck_assert_ok(ql_weight_quantize(&w, format_of(_i, 32), "w", x, QL_F32, 96, 3, 96, NULL, &err), &err);
         ql_weight_dequantize(w, 0, 3, got, 96);
         bool wide = _i >= 8 && _i < 12;
-        for (int i = 0; i < 3 * 96; i++) { /* half a gap, and the smallest fp16 scale */
+        double bound = sizes[s] < FLT_MIN ? sizes[s] : 0.18 * sizes[s]; /* half a gap; 1 / scale must be finite */
+        bound += wide ? 1e-44 : 0x1p-24;                                /* the smallest FP16 scale */
+        for (int i = 0; i < 3 * 96; i++) {
             ck_assert(isfinite(got[i]));
-            if (_i < 12)
-                ck_assert_double_le(fabs(got[i] - x[i]), 0.18 * sizes[s] + (wide ? 0 : 0x1p-24) + 1e-44);
+            ck_assert(x[i] != 0 || got[i] == 0);
+            if (_i < QUANTIZED)
+                ck_assert_double_le(fabs(got[i] - x[i]), bound);
         }
         ql_weight_destroy(w);
     }
@@ -248,6 +273,7 @@ int main(void)
     TCase *tests = tcase_create("quant_codes");
     tcase_set_timeout(tests, 300);
     tcase_add_loop_test(tests, codes_are_nearest_and_scales_true, 0, QUANTIZED);
+    tcase_add_loop_test(tests, rows_stand_alone, 0, 4);
     tcase_add_test(tests, dense_weights_convert);
     tcase_add_loop_test(tests, dequantizes_to_the_bit, 0, FORMATS);
     tcase_add_loop_test(tests, zeros_stay_zeros, 0, FORMATS);
