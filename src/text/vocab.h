@@ -1,0 +1,45 @@
+/* The vocabulary (token text <-> id) and the merges of a byte-pair encoding. */
+#ifndef QL_SRC_TEXT_VOCAB_H
+#define QL_SRC_TEXT_VOCAB_H
+
+#include <jansson.h>
+
+#include "qlora/text.h"
+
+typedef struct ql_token {
+    size_t begin, length; /* bytes of the vocabulary's texts, a NUL behind; begin 0: no such id */
+} ql_token;
+
+typedef struct ql_vocab {
+    ql_text texts;
+    ql_token *tokens; /* [count], by id */
+    size_t count;
+    int32_t *slots; /* [mask + 1] ids by hash, -1: free */
+    size_t mask;
+} ql_vocab;
+
+/* Makes room for every id in `texts` (an object: text -> id) and below `least`, and puts the texts in. */
+ql_status ql_vocab_load(ql_vocab *vocab, const json_t *texts, size_t least, ql_error *err);
+ql_status ql_vocab_put(ql_vocab *vocab, const char *text, size_t length, int64_t id, ql_error *err);
+int32_t ql_vocab_find(const ql_vocab *vocab, const char *text, size_t length); /* -1: not there */
+const char *ql_vocab_text(const ql_vocab *vocab, int32_t id, size_t *length);  /* NULL: not there; length may be NULL */
+void ql_vocab_free(ql_vocab *vocab);
+
+/* Two neighbours that become one; the lowest rank goes first. */
+typedef struct ql_merge {
+    int32_t left, right; /* left -1: a free slot */
+    int32_t merged;
+    uint32_t rank;
+} ql_merge;
+
+typedef struct ql_merges {
+    ql_merge *slots; /* [mask + 1], by hash of (left, right) */
+    size_t mask;
+} ql_merges;
+
+/* Both layouts: "a b" and ["a", "b"]. */
+ql_status ql_merges_load(ql_merges *merges, const json_t *list, const ql_vocab *vocab, ql_error *err);
+const ql_merge *ql_merges_find(const ql_merges *merges, int32_t left, int32_t right); /* NULL: none */
+void ql_merges_free(ql_merges *merges);
+
+#endif
