@@ -8,40 +8,45 @@
 #include "base/error.h"
 #include "text/grow.h"
 
-ql_status ql_short_string(char *to, size_t size, const json_t *object, const char *key, ql_error *err)
+ql_status ql_short_string(char *to, size_t size, const ql_json_at *object, const char *key, ql_error *err)
 {
-    const char *text = json_string_value(json_object_get(object, key));
-    if (!text)
-        return ql_fail(err, QL_ERR_FORMAT, "\"%s\" is missing or no string", key);
+    const char *text = NULL;
+    ql_status status = ql_json_get_string(object, key, QL_REQUIRED, &text, NULL, err);
+    if (status)
+        return status;
     if (strlen(text) >= size)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "\"%s\" has %zu bytes, more than %zu", key, strlen(text), size - 1);
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s.%s: \"%.40s\" has more than %zu bytes", object->file, object->path,
+                       key, text, size - 1);
     strcpy(to, text);
     return QL_OK;
 }
 
-ql_status ql_edits_add(ql_edits *edits, const ql_edit *edit, ql_error *err)
+bool ql_edits_add(ql_edits *edits, const ql_edit *edit)
 {
     if (edits->count == sizeof edits->list / sizeof *edits->list)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "more than %zu steps", edits->count);
+        return false;
     edits->list[edits->count++] = *edit;
-    return QL_OK;
+    return true;
 }
 
-static ql_status load_replace(ql_edit *edit, const json_t *step, ql_error *err)
+static ql_status load_replace(ql_edit *edit, const ql_json_at *step, ql_error *err)
 {
-    const json_t *pattern = json_object_get(step, "pattern");
+    ql_json_at pattern;
     edit->kind = QL_EDIT_REPLACE;
-    if (!json_object_get(pattern, "String"))
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "normalizer Replace is supported with a pattern of type String only");
-    ql_status status = ql_short_string(edit->from, sizeof edit->from, pattern, "String", err);
+    ql_status status = ql_json_get_object(step, "pattern", QL_REQUIRED, &pattern, err);
+    if (!status && !ql_json_member(&pattern, "String"))
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s: Replace is supported with a pattern of type String only",
+                       step->file, step->path);
+    if (!status)
+        status = ql_short_string(edit->from, sizeof edit->from, &pattern, "String", err);
     if (!status)
         status = ql_short_string(edit->to, sizeof edit->to, step, "content", err);
     if (!status && !edit->from[0])
-        status = ql_fail(err, QL_ERR_FORMAT, "normalizer Replace: the pattern is empty");
+        status = ql_fail(err, QL_ERR_FORMAT, "%s: %s: the pattern of Replace is empty", step->file, step->path);
     return status;
 }
 
-static ql_status load_step(ql_edits *edits, const json_t *step, ql_error *err)
+static int unicode_form(const char *type)
 {
     static const struct {
         const char *name;
@@ -52,41 +57,58 @@ static ql_status load_step(ql_edits *edits, const json_t *step, ql_error *err)
         {"NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
         {"NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT},
     };
-    const char *type = json_string_value(json_object_get(step, "type"));
-    if (!type)
-        return ql_fail(err, QL_ERR_FORMAT, "normalizer: an object without a type");
-    ql_edit edit = {0};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (strcmp(type, forms[i].name) == 0)
+            return forms[i].form;
+    return 0;
+}
+
+static ql_status load_step(void *ctx, const ql_json_at *step, const char *type, ql_error *err)
+{
+    ql_edits *edits = ctx;
+    ql_edit edit = {.form = unicode_form(type)};
     ql_status status = QL_OK;
     if (strcmp(type, "Prepend") == 0) {
         edit.kind = QL_EDIT_PREPEND;
         status = ql_short_string(edit.to, sizeof edit.to, step, "prepend", err);
     } else if (strcmp(type, "Replace") == 0) {
         status = load_replace(&edit, step, err);
-    } else {
-        for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
-            if (strcmp(type, forms[i].name) == 0)
-                edit.form = forms[i].form;
-        if (!edit.form)
-            return ql_fail(err, QL_ERR_UNSUPPORTED,
-                           "normalizer %s is not supported; known: NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence", type);
+    } else if (!edit.form) {
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "%s: normalizer %s is not supported; known: NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence",
+                       step->file, type);
     }
-    return status ? status : ql_edits_add(edits, &edit, err);
+    if (!status && !ql_edits_add(edits, &edit))
+        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: normalizer: more than %zu steps", step->file, edits->count);
+    return status;
 }
 
-ql_status ql_edits_load(ql_edits *edits, const json_t *normalizer, ql_error *err)
+ql_status ql_steps_load(const ql_json_at *root, const char *key, const char *list, ql_step_load *load, void *ctx,
+                        ql_error *err)
 {
-    if (!normalizer || json_is_null(normalizer))
-        return QL_OK;
-    const char *type = json_string_value(json_object_get(normalizer, "type"));
-    if (!type || strcmp(type, "Sequence") != 0)
-        return load_step(edits, normalizer, err);
-    const json_t *steps = json_object_get(normalizer, "normalizers");
-    for (size_t i = 0; i < json_array_size(steps); i++) {
-        ql_status status = load_step(edits, json_array_get(steps, i), err);
-        if (status)
-            return status;
+    ql_json_at component, steps;
+    const char *type = NULL;
+    ql_status status = ql_json_get_object(root, key, QL_OPTIONAL, &component, err);
+    if (status || !component.value)
+        return status;
+    if ((status = ql_json_get_string(&component, "type", QL_REQUIRED, &type, NULL, err)))
+        return status;
+    if (strcmp(type, "Sequence") != 0)
+        return load(ctx, &component, type, err);
+    if ((status = ql_json_get_array(&component, list, QL_REQUIRED, &steps, err)))
+        return status;
+    for (size_t i = 0; i < json_array_size(steps.value) && !status; i++) {
+        ql_json_at step = ql_json_element(&steps, i);
+        status = ql_json_get_string(&step, "type", QL_REQUIRED, &type, NULL, err);
+        if (!status)
+            status = load(ctx, &step, type, err);
     }
-    return QL_OK;
+    return status;
+}
+
+ql_status ql_edits_load(ql_edits *edits, const ql_json_at *root, ql_error *err)
+{
+    return ql_steps_load(root, "normalizer", "normalizers", load_step, edits, err);
 }
 
 /* Below U+0300 every character is its own NFC, and nothing combines. */

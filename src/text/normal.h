@@ -3,8 +3,7 @@
 #ifndef QL_SRC_TEXT_NORMAL_H
 #define QL_SRC_TEXT_NORMAL_H
 
-#include <jansson.h>
-
+#include "io/json.h"
 #include "qlora/text.h"
 
 /* Where a stretch of text between two added tokens stands. */
@@ -31,9 +30,16 @@ typedef struct ql_edits {
     size_t count;
 } ql_edits;
 
-/* The normalizer: NFC, NFD, NFKC, NFKD, Prepend, Replace of a string, or a sequence of them; null is none. */
-ql_status ql_edits_load(ql_edits *edits, const json_t *normalizer, ql_error *err);
-ql_status ql_edits_add(ql_edits *edits, const ql_edit *edit, ql_error *err);
+/* The member "normalizer" of a tokenizer.json: NFC, NFD, NFKC, NFKD, Prepend, Replace of a string, or a sequence
+ * of them; null is none. */
+ql_status ql_edits_load(ql_edits *edits, const ql_json_at *root, ql_error *err);
+bool ql_edits_add(ql_edits *edits, const ql_edit *edit); /* false: there are too many */
+
+/* Calls load for the component at root[key], or, when that is a Sequence, for each of its steps in component[list].
+ * A missing or null component is none. */
+typedef ql_status ql_step_load(void *ctx, const ql_json_at *step, const char *type, ql_error *err);
+ql_status ql_steps_load(const ql_json_at *root, const char *key, const char *list, ql_step_load *load, void *ctx,
+                        ql_error *err);
 
 /* Applies them to text[length], valid UTF-8. The result is either the text itself or lies in one of the two
  * buffers; *out and *out_length say which. */
@@ -41,6 +47,6 @@ ql_status ql_edits_apply(const ql_edits *edits, ql_place place, const char *text
                          const char **out, size_t *out_length, ql_error *err);
 
 /* A string member that must be there and fit into `size` bytes with its NUL. */
-ql_status ql_short_string(char *to, size_t size, const json_t *object, const char *key, ql_error *err);
+ql_status ql_short_string(char *to, size_t size, const ql_json_at *object, const char *key, ql_error *err);
 
 #endif

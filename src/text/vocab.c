@@ -7,8 +7,6 @@
 #include "text/grow.h"
 #include "text/hash.h"
 
-enum { MAX_ID = 1 << 24 }; /* no model has so many rows of embedding */
-
 static size_t slot_of(const ql_vocab *vocab, const char *text, size_t length)
 {
     size_t slot = ql_hash(text, length) & vocab->mask;
@@ -55,22 +53,8 @@ ql_status ql_vocab_put(ql_vocab *vocab, const char *text, size_t length, int64_t
     return QL_OK;
 }
 
-ql_status ql_vocab_load(ql_vocab *vocab, const json_t *texts, size_t least, ql_error *err)
+static ql_status allocate(ql_vocab *vocab, size_t count, ql_error *err)
 {
-    if (!json_is_object(texts) || !json_object_size(texts))
-        return ql_fail(err, QL_ERR_FORMAT, "model.vocab is not an object of tokens and ids");
-    size_t count = least;
-    const char *text;
-    json_t *id;
-    json_object_foreach ((json_t *)texts, text, id) {
-        json_int_t value = json_is_integer(id) ? json_integer_value(id) : -1;
-        if (value < 0 || value >= MAX_ID)
-            return ql_fail(err, QL_ERR_FORMAT, "model.vocab: token \"%.40s\": its id is no integer from 0 to %d", text,
-                           MAX_ID - 1);
-        count = (size_t)value >= count ? (size_t)value + 1 : count;
-    }
-    if (count > MAX_ID)
-        return ql_fail(err, QL_ERR_FORMAT, "added_tokens: an id above %d", MAX_ID - 1);
     vocab->count = count;
     vocab->mask = ql_hash_mask(count);
     vocab->tokens = calloc(count, sizeof *vocab->tokens);
@@ -78,10 +62,32 @@ ql_status ql_vocab_load(ql_vocab *vocab, const json_t *texts, size_t least, ql_e
     if (!vocab->tokens || !vocab->slots || !ql_text_add(&vocab->texts, "", 1)) /* begin 0 means: none */
         return ql_fail(err, QL_ERR_MEMORY, "vocabulary of %zu tokens: out of memory", count);
     memset(vocab->slots, 0xff, (vocab->mask + 1) * sizeof *vocab->slots);
-    json_object_foreach ((json_t *)texts, text, id) {
-        ql_status status = ql_vocab_put(vocab, text, strlen(text), json_integer_value(id), err);
-        if (status)
-            return ql_fail_in(err, status, "model.vocab");
+    return QL_OK;
+}
+
+ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, ql_error *err)
+{
+    ql_json_at texts;
+    ql_status status = ql_json_get_object(model, "vocab", QL_REQUIRED, &texts, err);
+    if (status)
+        return status;
+    size_t count = least, length;
+    const char *text;
+    json_t *id;
+    json_object_keylen_foreach ((json_t *)texts.value, text, length, id) {
+        json_int_t value = json_is_integer(id) ? json_integer_value(id) : -1;
+        if (value < 0 || value > QL_MAX_ID)
+            return ql_fail(err, QL_ERR_FORMAT, "%s: model.vocab: the id of \"%.40s\" is no integer from 0 to %d",
+                           model->file, text, QL_MAX_ID);
+        count = (size_t)value >= count ? (size_t)value + 1 : count;
+    }
+    if (!count)
+        return ql_json_expected(&texts, "tokens and ids", err);
+    if ((status = allocate(vocab, count, err)))
+        return status;
+    json_object_keylen_foreach ((json_t *)texts.value, text, length, id) {
+        if ((status = ql_vocab_put(vocab, text, length, json_integer_value(id), err)))
+            return ql_fail_in(err, status, "%s: model.vocab", model->file);
     }
     return QL_OK;
 }
@@ -121,14 +127,14 @@ static bool halves(const json_t *item, span *left, span *right)
         if (!space || strchr(space + 1, ' '))
             return false;
         *left = (span){text, (size_t)(space - text)};
-        *right = (span){space + 1, strlen(space + 1)};
+        *right = (span){space + 1, json_string_length(item) - left->length - 1};
         return true;
     }
-    const char *a = json_string_value(json_array_get(item, 0)), *b = json_string_value(json_array_get(item, 1));
-    if (json_array_size(item) != 2 || !a || !b)
+    const json_t *a = json_array_get(item, 0), *b = json_array_get(item, 1);
+    if (json_array_size(item) != 2 || !json_is_string(a) || !json_is_string(b))
         return false;
-    *left = (span){a, strlen(a)};
-    *right = (span){b, strlen(b)};
+    *left = (span){json_string_value(a), json_string_length(a)};
+    *right = (span){json_string_value(b), json_string_length(b)};
     return true;
 }
 
@@ -137,39 +143,37 @@ static ql_status put_merge(ql_merges *merges, const json_t *item, uint32_t rank,
     span left, right;
     char joined[1024];
     if (!halves(item, &left, &right))
-        return ql_fail(err, QL_ERR_FORMAT, "model.merges: number %u is neither \"a b\" nor [\"a\", \"b\"]", rank);
-    if (left.length + right.length > sizeof joined)
-        return ql_fail(err, QL_ERR_FORMAT, "model.merges: number %u makes a token of more than %zu bytes", rank,
-                       sizeof joined);
+        return ql_fail(err, QL_ERR_FORMAT, "neither \"a b\" nor [\"a\", \"b\"]");
+    if (left.length > sizeof joined || right.length > sizeof joined - left.length)
+        return ql_fail(err, QL_ERR_FORMAT, "a token of more than %zu bytes", sizeof joined);
     memcpy(joined, left.text, left.length);
     memcpy(joined + left.length, right.text, right.length);
     int32_t a = ql_vocab_find(vocab, left.text, left.length), b = ql_vocab_find(vocab, right.text, right.length);
     int32_t merged = ql_vocab_find(vocab, joined, left.length + right.length);
     if (a < 0 || b < 0 || merged < 0)
-        return ql_fail(err, QL_ERR_FORMAT, "model.merges: number %u (\"%.40s\"): a part or the whole is not in model.vocab",
-                       rank, left.text);
+        return ql_fail(err, QL_ERR_FORMAT, "model.vocab lacks a part of it or the whole");
     merges->slots[merge_slot(merges, a, b)] = (ql_merge){a, b, merged, rank};
     return QL_OK;
 }
 
-ql_status ql_merges_load(ql_merges *merges, const json_t *list, const ql_vocab *vocab, ql_error *err)
+ql_status ql_merges_load(ql_merges *merges, const ql_json_at *model, const ql_vocab *vocab, ql_error *err)
 {
-    if (!json_is_array(list))
-        return ql_fail(err, QL_ERR_FORMAT, "model.merges is not an array");
-    size_t count = json_array_size(list);
-    if (count > UINT32_MAX / 2)
-        return ql_fail(err, QL_ERR_FORMAT, "model.merges: %zu are too many", count);
+    ql_json_at list;
+    ql_status status = ql_json_get_array(model, "merges", QL_REQUIRED, &list, err);
+    if (status)
+        return status;
+    size_t count = json_array_size(list.value);
     merges->mask = ql_hash_mask(count);
-    merges->slots = malloc((merges->mask + 1) * sizeof *merges->slots);
+    merges->slots = count < UINT32_MAX ? malloc((merges->mask + 1) * sizeof *merges->slots) : NULL;
     if (!merges->slots)
         return ql_fail(err, QL_ERR_MEMORY, "%zu merges: out of memory", count);
     memset(merges->slots, 0xff, (merges->mask + 1) * sizeof *merges->slots);
-    for (size_t i = 0; i < count; i++) {
-        ql_status status = put_merge(merges, json_array_get(list, i), (uint32_t)i, vocab, err);
+    for (size_t i = 0; i < count && !status; i++) {
+        status = put_merge(merges, json_array_get(list.value, i), (uint32_t)i, vocab, err);
         if (status)
-            return status;
+            ql_fail_in(err, status, "%s: model.merges[%zu]", model->file, i);
     }
-    return QL_OK;
+    return status;
 }
 
 void ql_merges_free(ql_merges *merges)

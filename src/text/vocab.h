@@ -2,9 +2,10 @@
 #ifndef QL_SRC_TEXT_VOCAB_H
 #define QL_SRC_TEXT_VOCAB_H
 
-#include <jansson.h>
-
+#include "io/json.h"
 #include "qlora/text.h"
+
+enum { QL_MAX_ID = (1 << 22) - 1 }; /* no model has so many rows of embedding */
 
 typedef struct ql_token {
     size_t begin, length; /* bytes of the vocabulary's texts, a NUL behind; begin 0: no such id */
@@ -18,8 +19,8 @@ typedef struct ql_vocab {
     size_t mask;
 } ql_vocab;
 
-/* Makes room for every id in `texts` (an object: text -> id) and below `least`, and puts the texts in. */
-ql_status ql_vocab_load(ql_vocab *vocab, const json_t *texts, size_t least, ql_error *err);
+/* Makes room for every id in model.vocab (text -> id) and below `least`, and puts the texts in. */
+ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, ql_error *err);
 ql_status ql_vocab_put(ql_vocab *vocab, const char *text, size_t length, int64_t id, ql_error *err);
 int32_t ql_vocab_find(const ql_vocab *vocab, const char *text, size_t length); /* -1: not there */
 const char *ql_vocab_text(const ql_vocab *vocab, int32_t id, size_t *length);  /* NULL: not there; length may be NULL */
@@ -37,8 +38,8 @@ typedef struct ql_merges {
     size_t mask;
 } ql_merges;
 
-/* Both layouts: "a b" and ["a", "b"]. */
-ql_status ql_merges_load(ql_merges *merges, const json_t *list, const ql_vocab *vocab, ql_error *err);
+/* model.merges in both layouts: "a b" and ["a", "b"]. */
+ql_status ql_merges_load(ql_merges *merges, const ql_json_at *model, const ql_vocab *vocab, ql_error *err);
 const ql_merge *ql_merges_find(const ql_merges *merges, int32_t left, int32_t right); /* NULL: none */
 void ql_merges_free(ql_merges *merges);
 
