@@ -5,6 +5,7 @@
 #include "kern/blocked.h"
 #include "kern/decode.h"
 #include "kern/fill_avx512.h"
+#include "kern/gemv_avx512.h"
 #include "kern/kernels.h"
 
 enum { TOKENS = 14, WIDTH = 32, DEPTH = 256 };
@@ -84,17 +85,23 @@ static bool accepts(const ql_wview *w)
 
 static ql_plan plan(const ql_product *p, size_t threads)
 {
-    return ql_blocked_plan(&blocked, p, threads);
+    return ql_gemv_fits(p) ? ql_gemv_plan(p, threads) : ql_blocked_plan(&blocked, p, threads);
 }
 
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    ql_blocked_pack(&blocked, p, plan, index, packed);
+    if (ql_gemv_fits(p))
+        ql_gemv_pack(p, index, packed);
+    else
+        ql_blocked_pack(&blocked, p, plan, index, packed);
 }
 
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    ql_blocked_tile(&blocked, p, t, packed, scratch);
+    if (ql_gemv_fits(p))
+        ql_gemv_tile(p, t, packed);
+    else
+        ql_blocked_tile(&blocked, p, t, packed, scratch);
 }
 
 const ql_matmul_kernel ql_matmul_avx512 = {

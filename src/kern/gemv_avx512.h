@@ -1,0 +1,17 @@
+/* y = x W^T for a few tokens, with AVX-512: every code is read once, decoded in registers and used for
+ * all tokens there. Weights whose groups cross row ends are not for this. */
+#ifndef QL_SRC_KERN_GEMV_AVX512_H
+#define QL_SRC_KERN_GEMV_AVX512_H
+
+#include "kern/matmul.h"
+
+enum { QL_GEMV_TOKENS = 8 }; /* the most that it takes */
+
+/* Whether a product is for this way. */
+bool ql_gemv_fits(const ql_product *p);
+
+ql_plan ql_gemv_plan(const ql_product *p, size_t threads);
+void ql_gemv_pack(const ql_product *p, size_t token, float *packed);
+void ql_gemv_tile(const ql_product *p, ql_tile t, const float *packed);
+
+#endif
