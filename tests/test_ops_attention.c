@@ -370,6 +370,12 @@ START_TEST(cache_gives_what_the_whole_gives)
                     }
                 assert_gaps_untouched(o, n, s.heads * s.head_dim, p.ldq);
                 ql_workers_destroy(workers);
+                workers = make_workers((n + 1) % 3 + 1, ql_attention_scratch(&p.config, n, false));
+                float *in_place = empty_matrix(n, s.heads * s.head_dim, p.ldq);
+                memcpy(in_place, p.q + pos * p.ldq, ((n - 1) * p.ldq + s.heads * s.head_dim) * sizeof(float));
+                ql_attention_decode(&p.config, pos, n, in_place, p.ldq, p.k, p.v, p.ldkv, in_place, p.ldq, workers);
+                ck_assert_mem_eq(o, in_place, ((n - 1) * p.ldq + s.heads * s.head_dim) * sizeof(float));
+                ql_workers_destroy(workers);
             }
         }
     }

@@ -100,7 +100,7 @@ typedef struct ql_attention_grads {
 void ql_attention_backward(const ql_attention *config, const ql_attention_grads *g, ql_workers *workers);
 
 /* One sequence with a cache: q[n] of the n newest tokens, at positions pos .. pos+n-1, against k and
- * v[pos + n][ldkv], whose last n rows are theirs. config->sequences and start are not read; o is not q.
+ * v[pos + n][ldkv], whose last n rows are theirs. config->sequences and start are not read; o may be q.
  * Scratch as of the forward pass. */
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);

@@ -5,6 +5,7 @@
 #include "base/cpu.h"
 #include "base/workers.h"
 #include "model/ops.h"
+#include "model/ops_decode.h"
 #include "model/ops_kernels.h"
 
 enum { TOKENS = 16 }; /* a piece of work where there are no panels */
@@ -231,59 +232,12 @@ void ql_attention_backward(const ql_attention *config, const ql_attention_grads 
     ql_parallel(workers, pieces, sum_tokens, &job);
 }
 
-static void decode_token(void *ctx, size_t index, size_t worker)
-{
-    const attention_job *job = ctx;
-    ql_attention_part p = job->all;
-    size_t kv = index;
-    p.q += kv * p.group * p.head_dim;
-    p.out += kv * p.group * p.head_dim;
-    p.k += kv * p.head_dim;
-    p.v += kv * p.head_dim;
-    job->kernels->decode(&p, ql_worker_scratch(job->workers, worker));
-}
-
-static void decode_panel(void *ctx, size_t index, size_t worker)
-{
-    const attention_job *job = ctx;
-    ql_attention_part p = job->all;
-    size_t head = index / job->panels, kv = head / p.group;
-    size_t row = (job->panels - 1 - index % job->panels) * job->kernels->panel;
-    p.first += row;
-    p.rows = job->m - row < job->kernels->panel ? job->m - row : job->kernels->panel;
-    p.q += row * p.ldq + head * p.head_dim;
-    p.out += row * p.ldo + head * p.head_dim;
-    p.k += kv * p.head_dim;
-    p.v += kv * p.head_dim;
-    job->kernels->forward(&p, ql_worker_scratch(job->workers, worker));
-}
-
-void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
-                         const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers)
-{
-    ql_attention one = *config;
-    one.sequences = 1;
-    one.start = (const size_t[]){0, n};
-    attention_job job = begin(&one, false, workers);
-    job.all.first = pos;
-    job.all.q = q;
-    job.all.k = k;
-    job.all.v = v;
-    job.all.out = o;
-    job.all.ldq = ldq;
-    job.all.ldkv = ldkv;
-    job.all.ldo = ldo;
-    if (n == 1)
-        ql_parallel(workers, config->kv_heads, decode_token, &job);
-    else
-        ql_parallel(workers, job.panels * config->heads, decode_panel, &job);
-}
-
 ql_scratch ql_attention_scratch(const ql_attention *config, size_t m, bool backward)
 {
     ql_arena arena = {0};
     if (backward)
         carve(&arena, config, m);
     size_t floats = ql_attention_floats(config->head_dim, config->heads / config->kv_heads);
-    return (ql_scratch){.shared = arena.used, .worker = floats * sizeof(float)};
+    ql_scratch need = {.shared = arena.used, .worker = floats * sizeof(float)};
+    return ql_scratch_max(need, ql_decode_scratch(config));
 }

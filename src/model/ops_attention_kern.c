@@ -310,13 +310,14 @@ static void decode(const ql_attention_part *p, float *scratch)
         sum[head] = 0;
     }
     memset(p->out, 0, p->group * p->head_dim * sizeof *p->out);
-    for (size_t key = 0; key <= p->first; key += STREAM)
+    for (size_t key = 0; key < p->rows; key += STREAM)
         for (size_t head = 0; head < p->group; head++)
-            decode_step(p, head, key, p->first + 1 - key < STREAM ? p->first + 1 - key : STREAM, max + head,
-                        sum + head);
-    for (size_t head = 0; head < p->group; head++)
+            decode_step(p, head, key, p->rows - key < STREAM ? p->rows - key : STREAM, max + head, sum + head);
+    for (size_t head = 0; head < p->group; head++) {
         for (size_t d = 0; d < p->head_dim; d++)
             p->out[head * p->head_dim + d] /= sum[head];
+        p->lse_out[head] = max[head] + logf(sum[head]);
+    }
 }
 
 const ql_attention_kernels QL_TIER_NAME(ql_attention) = {

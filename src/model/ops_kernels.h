@@ -25,7 +25,8 @@ typedef struct ql_row_kernels {
 } ql_row_kernels;
 
 /* Part of the attention of one query head. Arrays of the side that is split among the parts (queries forward,
- * keys backward) point at the part's first row, those of the other side at position 0 of the sequence. */
+ * keys backward and in decoding) point at the part's first row, those of the other side at position 0 of the
+ * sequence; in decoding it is the one query. */
 typedef struct ql_attention_part {
     size_t head_dim;
     float scale;
@@ -34,7 +35,7 @@ typedef struct ql_attention_part {
     size_t group;       /* decode: query heads of the key/value head, one after another in q and out */
     const float *q, *k, *v, *dout;
     const float *lse, *delta; /* backward */
-    float *out, *lse_out;     /* forward; lse_out may be NULL */
+    float *out, *lse_out;     /* forward, where lse_out may be NULL, and decode: [group][head_dim], [group] */
     float *dq;                /* backward: of this part's keys alone, [length - first][ql_attention_pad(head_dim)] */
     float *dk, *dv;
     size_t ldq, ldkv, ldo, lddo, lddkv;
@@ -47,7 +48,7 @@ typedef struct ql_attention_kernels {
     void (*forward)(const ql_attention_part *p, float *scratch);
     /* A part that is not the sequence's last has a multiple of QL_ATTENTION_STREAM keys. */
     void (*backward)(const ql_attention_part *p, float *scratch);
-    void (*decode)(const ql_attention_part *p, float *scratch); /* one query; out is not q */
+    void (*decode)(const ql_attention_part *p, float *scratch); /* one query, any number of keys; out is not q */
 } ql_attention_kernels;
 
 /* Floats between the rows of a part's dq: whole vectors of any tier. */
