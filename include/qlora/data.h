@@ -48,7 +48,7 @@ typedef struct ql_data_stats {
     size_t learned;   /* targets that count */
     size_t longest;   /* tokens of the longest sample */
     size_t truncated; /* samples cut to T + 1 tokens */
-    size_t skipped;   /* lines with nothing to learn within T + 1 tokens; not among the samples */
+    size_t skipped;   /* lines with nothing to learn within T + 1 tokens: not among the samples; 0 in a held-out part */
 } ql_data_stats;
 
 /* Immutable once opened or split: threads may share it. */
@@ -78,7 +78,7 @@ QL_API size_t ql_dataset_count(const ql_dataset *dataset);
 QL_API ql_sample ql_dataset_sample(const ql_dataset *dataset, size_t index);
 QL_API ql_data_stats ql_dataset_stats(const ql_dataset *dataset);
 
-/* Sentences for the user (samples cut or skipped, no end token, pad equals EOS). Belong to the data set. */
+/* Sentences for the user: samples cut or skipped, no end token. Belong to the data set. */
 QL_API size_t ql_dataset_warnings(const ql_dataset *dataset);
 QL_API const char *ql_dataset_warning(const ql_dataset *dataset, size_t index);
 
