@@ -273,7 +273,7 @@ static ql_status add_warnings(const reading *r, ql_error *err)
     size_t truncated = ql_dataset_stats(d).truncated;
     bool fits = true;
     if (truncated)
-        fits = warn(d, "%zu samples are longer than %zu tokens and were cut", truncated, r->options.sequence);
+        fits = warn(d, "%zu samples have more than %zu targets and were cut", truncated, r->options.sequence);
     if (d->skipped && fits)
         fits = warn(d, "%zu lines were skipped: nothing to learn in their first %zu tokens", d->skipped, r->options.sequence);
     if (r->no_end && fits)
