@@ -240,15 +240,26 @@ static void backward(const ql_attention_part *p, float *scratch)
     }
 }
 
-/* q times each of up to VN keys, one a lane; zero in the other lanes. */
+/* q times each of up to VN keys, one a lane; minus infinity in the other lanes. */
 static vf dots(size_t head_dim, const float *q, const float *k, size_t ld, size_t keys)
 {
     vf sum[VN];
 #pragma GCC unroll 16
-    for (size_t r = 0; r < VN; r++) {
-        sum[r] = vset(0);
-        for (size_t d = 0; r < keys && d < head_dim; d += VN)
-            sum[r] = vfma(vget(q + d, head_dim - d), vget(k + r * ld + d, head_dim - d), sum[r]);
+    for (size_t r = 0; r < VN; r++)
+        sum[r] = vset(r < keys ? 0 : -INFINITY);
+    for (size_t d = 0; d < head_dim; d += VN) {
+        if (keys >= VN && head_dim - d >= VN) {
+            vf x = vload(q + d);
+#pragma GCC unroll 16
+            for (size_t r = 0; r < VN; r++)
+                sum[r] = vfma(x, vload(k + r * ld + d), sum[r]);
+        } else {
+            vf x = vget(q + d, head_dim - d);
+#pragma GCC unroll 16
+            for (size_t r = 0; r < VN; r++)
+                if (r < keys)
+                    sum[r] = vfma(x, vget(k + r * ld + d, head_dim - d), sum[r]);
+        }
     }
     vtranspose(sum);
 #pragma GCC unroll 4
@@ -286,18 +297,22 @@ static void weigh_values(size_t head_dim, size_t rows, const float *weight, cons
 /* Lanes run along head_dim here: one query would leave a panel nearly empty. */
 static void decode_step(const ql_attention_part *p, size_t head, size_t key, size_t keys, float *max, float *sum)
 {
-    float s[STREAM], top = *max, shrink;
-    for (size_t r = 0; r < keys; r += VN)
-        vstore(s + r, vset(p->scale) * dots(p->head_dim, p->q + head * p->head_dim, p->k + (key + r) * p->ldkv,
-                                            p->ldkv, keys - r));
-    for (size_t r = 0; r < keys; r++)
-        top = s[r] > top ? s[r] : top;
+    float s[STREAM], top, shrink;
+    vf best = vset(*max), total = vset(0);
+    for (size_t r = 0; r < keys; r += VN) {
+        vf x = vset(p->scale) * dots(p->head_dim, p->q + head * p->head_dim, p->k + (key + r) * p->ldkv, p->ldkv,
+                                     keys - r);
+        best = vmax(x, best);
+        vstore(s + r, x);
+    }
+    top = vhighest(best);
     shrink = expf(*max - top);
-    *sum *= shrink;
-    for (size_t r = 0; r < keys; r += VN)
-        vput(s + r, vexp(vget(s + r, keys - r) - vset(top)), keys - r);
-    for (size_t r = 0; r < keys; r++)
-        *sum += s[r];
+    for (size_t r = 0; r < keys; r += VN) {
+        vf e = vexp(vload(s + r) - vset(top));
+        total = total + e;
+        vstore(s + r, e);
+    }
+    *sum = *sum * shrink + vsum(total);
     *max = top;
     weigh_values(p->head_dim, keys, s, p->v + key * p->ldkv, p->ldkv, shrink, p->out + head * p->head_dim);
 }

@@ -75,10 +75,7 @@ static bool highest(size_t n, const float *x, float *max)
         best = vmax(v, best);
         zeros = vfma(v, vset(0), zeros);
     }
-    float lane[VN], found = x[0], zero = vsum(zeros);
-    vstore(lane, best);
-    for (size_t j = 0; j < VN; j++)
-        found = lane[j] > found ? lane[j] : found;
+    float found = vhighest(best), zero = vsum(zeros);
     for (; i < n; i++) {
         found = x[i] > found ? x[i] : found;
         zero += x[i] * 0.0f;

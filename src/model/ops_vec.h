@@ -275,6 +275,15 @@ static inline float vsum(vf x)
     return lane[0];
 }
 
+static inline float vhighest(vf x)
+{
+    float lane[VN];
+    vstore(lane, x);
+    for (size_t i = 1; i < VN; i++)
+        lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
+    return lane[0];
+}
+
 /* exp(x) within 2 ulp (tests/test_ops_rows.c sweeps the range); 0 from -105 down, infinity from 89 up,
  * NaN of NaN. x = n ln 2 + r, |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 q(r) with q the minimax
  * polynomial of degree 4, 3.1e-9 from it relatively. */
