@@ -80,7 +80,7 @@ bool case_right(const bench_case *c, const ql_matmul_kernel *kernel)
 {
     enum { SAMPLE = 400 };
     size_t inputs = c->transposed ? c->shape.n : c->shape.k, outputs = c->transposed ? c->shape.k : c->shape.n;
-    double unit = kernel->bf16_inputs ? 0x1p-8 : 0, gamma = (double)(inputs + 4) * 0x1p-24;
+    double unit = kernel->bf16_inputs ? 0x1p-7 + 0x1p-16 : 0, gamma = (double)(inputs + 4) * 0x1p-24;
     ql_rng rng = {.seed = 3};
     for (int s = 0; s < SAMPLE; s++) {
         size_t i = ql_rng_below(&rng, (uint32_t)c->m), j = ql_rng_below(&rng, (uint32_t)outputs);

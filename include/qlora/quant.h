@@ -105,6 +105,12 @@ QL_API size_t ql_weight_cols(const ql_weight *w); /* k: inputs */
 QL_API ql_format ql_weight_format(const ql_weight *w);
 QL_API size_t ql_weight_bytes(const ql_weight *w); /* bytes it owns, codes and scales */
 QL_API const char *ql_weight_kernel(const ql_weight *w); /* the kernel that multiplies it */
+
+/* Lets products with a quantized weight round x and W to bf16, with fp32 sums, where this processor is
+ * faster that way: each term may then be off by 2^-7 of itself. Off at first; dense weights stay as they
+ * are. Not while other threads use w. */
+QL_API void ql_weight_allow_bf16(ql_weight *w, bool allow);
+
 QL_API void ql_weight_destroy(ql_weight *w);       /* NULL is fine */
 
 /* dst[rows][k] = rows [row, row + rows) of W in fp32, ld floats apart. */

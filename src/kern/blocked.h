@@ -10,10 +10,11 @@ typedef struct ql_blocked {
     size_t tokens; /* most tokens of a micro-tile */
     size_t width;  /* outputs of a panel, a multiple of 16 */
     size_t depth;  /* terms of the sums in a panel, a multiple of 64 */
-    /* panel[i][width] = W for terms [from, from + depth) of outputs [col, col + cols); the rest of a
-     * row may hold anything finite. */
+    bool pairs;    /* x and the panel hold two neighbouring terms in bf16 where there is one in fp32 */
+    /* panel[i][width] = W for terms [from, from + depth) of outputs [col, col + cols); what is past
+     * cols is never stored. With pairs an odd last term is joined by zero. */
     void (*fill)(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel);
-    /* y[rows][cols] (+)= a[depth][rows] * panel[depth][width]. */
+    /* y[rows][cols] (+)= a[depth][rows] * panel[depth][width]; with pairs, depth counts pairs. */
     void (*multiply)(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
                      bool add);
 } ql_blocked;

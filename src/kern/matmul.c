@@ -8,15 +8,18 @@ const ql_matmul_kernel *const ql_matmul_kernels[] = {
 #ifdef __x86_64__
     &ql_matmul_avx2,
     &ql_matmul_avx512,
+    &ql_matmul_avx512_bf16,
 #endif
 };
 const size_t ql_matmul_kernel_count = sizeof ql_matmul_kernels / sizeof *ql_matmul_kernels;
 
-const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features)
+const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, bool bf16)
 {
     for (size_t i = ql_matmul_kernel_count; i-- > 1;) {
         const ql_matmul_kernel *kernel = ql_matmul_kernels[i];
-        if ((kernel->cpu & ~features) == 0 && kernel->accepts(w))
+        if ((kernel->cpu & ~features) || !kernel->accepts(w) || (kernel->bf16_inputs && !bf16))
+            continue;
+        if (!kernel->pays || kernel->pays())
             return kernel;
     }
     return ql_matmul_kernels[0];

@@ -54,15 +54,16 @@ typedef struct ql_matmul_kernel {
     /* Computes one rectangle. An output's value depends neither on the rectangle nor on its neighbours; a
      * kernel that cannot promise that plans the same rectangles for any number of threads. */
     void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
-    bool bf16_inputs; /* rounds x and W to bf16; sums stay fp32 */
+    bool bf16_inputs;   /* rounds x and W to bf16; sums stay fp32 */
+    bool (*pays)(void); /* whether this processor is fast at it, by a short timing; NULL: it is */
     bool blas; /* calls OpenBLAS, which the caller holds to one thread */
 } ql_matmul_kernel;
 
 extern const ql_matmul_kernel *const ql_matmul_kernels[];
 extern const size_t ql_matmul_kernel_count;
 
-/* The last of the list that accepts w and needs no more than `features`. Never NULL: the scalar
- * reference takes everything. */
-const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features);
+/* The last of the list that accepts w, needs no more than `features`, pays, and rounds nothing to bf16
+ * unless `bf16` allows it. Never NULL: the scalar reference takes everything. */
+const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, bool bf16);
 
 #endif

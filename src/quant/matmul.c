@@ -2,6 +2,7 @@
 
 #include <cblas.h>
 
+#include "base/cpu.h"
 #include "base/workers.h"
 #include "quant/weight.h"
 
@@ -85,4 +86,9 @@ void ql_matmul_t(const ql_weight *w, size_t m, const float *dy, size_t lddy, flo
 const char *ql_weight_kernel(const ql_weight *w)
 {
     return w->kernel->name;
+}
+
+void ql_weight_allow_bf16(ql_weight *w, bool allow)
+{
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), allow);
 }

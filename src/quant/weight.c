@@ -34,7 +34,7 @@ ql_status ql_weight_create(ql_weight **out, ql_format format, uint32_t nested_bl
     ql_wview_carve(&w->view, &real, &code_bytes, format, nested_block, n, k);
     w->memory = real.base;
     w->bytes = real.used;
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features());
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
     *out = w;
     return QL_OK;
 }
@@ -55,7 +55,7 @@ ql_status ql_weight_borrow(ql_weight **out, const void *src, ql_dtype type, size
     if (!w)
         return ql_fail(err, QL_ERR_MEMORY, "a borrowed weight: out of memory");
     w->view = (ql_wview){.format = format, .n = n, .k = k, .codes = src, .row_bytes = k * ql_dtype_size(type)};
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features());
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
     *out = w;
     return QL_OK;
 }

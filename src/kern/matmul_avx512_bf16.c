@@ -1,0 +1,170 @@
+/* AVX-512 with vdpbf16ps: x and decoded weights rounded to bf16, sums in fp32. For quantized weights
+ * only: what is stored in fp32 or 16 bits is multiplied as it is. */
+#include <immintrin.h>
+
+#include "base/cpu.h"
+#include "kern/blocked.h"
+#include "kern/decode.h"
+#include "kern/fill_avx512.h"
+#include "kern/gemv_avx512.h"
+#include "kern/kernels.h"
+
+enum { TOKENS = 14, WIDTH = 32, DEPTH = 512, PART = 64 };
+
+static inline __attribute__((always_inline)) void micro(size_t rows, size_t depth, const float *a, const float *panel,
+                                                        float *y, size_t ldy, size_t cols, bool add)
+{
+    __m512 low[TOKENS], high[TOKENS];
+#pragma GCC unroll 14
+    for (size_t r = 0; r < rows; r++) {
+        low[r] = high[r] = _mm512_setzero_ps();
+        __builtin_prefetch(y + r * ldy, 1);
+        __builtin_prefetch(y + r * ldy + 16, 1);
+    }
+    for (size_t i = 0; i < depth; i++) {
+        __m512bh b0 = (__m512bh)_mm512_load_ps(panel + i * WIDTH), b1 = (__m512bh)_mm512_load_ps(panel + i * WIDTH + 16);
+#pragma GCC unroll 14
+        for (size_t r = 0; r < rows; r++) {
+            __m512bh x = (__m512bh)_mm512_set1_ps(a[i * rows + r]);
+            low[r] = _mm512_dpbf16_ps(low[r], x, b0);
+            high[r] = _mm512_dpbf16_ps(high[r], x, b1);
+        }
+    }
+    uint32_t bits = cols < WIDTH ? (1u << cols) - 1 : ~0u;
+    __mmask16 m0 = (__mmask16)bits, m1 = (__mmask16)(bits >> 16);
+#pragma GCC unroll 14
+    for (size_t r = 0; r < rows; r++) {
+        float *line = y + r * ldy;
+        if (add) {
+            low[r] = _mm512_add_ps(low[r], _mm512_maskz_loadu_ps(m0, line));
+            high[r] = _mm512_add_ps(high[r], _mm512_maskz_loadu_ps(m1, line + 16));
+        }
+        _mm512_mask_storeu_ps(line, m0, low[r]);
+        _mm512_mask_storeu_ps(line + 16, m1, high[r]);
+    }
+}
+
+static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
+                     bool add)
+{
+    switch (rows) {
+    case 1: micro(1, depth, a, panel, y, ldy, cols, add); break;
+    case 2: micro(2, depth, a, panel, y, ldy, cols, add); break;
+    case 3: micro(3, depth, a, panel, y, ldy, cols, add); break;
+    case 4: micro(4, depth, a, panel, y, ldy, cols, add); break;
+    case 5: micro(5, depth, a, panel, y, ldy, cols, add); break;
+    case 6: micro(6, depth, a, panel, y, ldy, cols, add); break;
+    case 7: micro(7, depth, a, panel, y, ldy, cols, add); break;
+    case 8: micro(8, depth, a, panel, y, ldy, cols, add); break;
+    case 9: micro(9, depth, a, panel, y, ldy, cols, add); break;
+    case 10: micro(10, depth, a, panel, y, ldy, cols, add); break;
+    case 11: micro(11, depth, a, panel, y, ldy, cols, add); break;
+    case 12: micro(12, depth, a, panel, y, ldy, cols, add); break;
+    case 13: micro(13, depth, a, panel, y, ldy, cols, add); break;
+    default: micro(14, depth, a, panel, y, ldy, cols, add); break;
+    }
+}
+
+/* out[i][32] = bf16 pairs of lines 2i and 2i + 1 of part[depth][32]. */
+static void join_pairs(float *part, size_t depth, float *out)
+{
+    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i index = _mm512_loadu_si512(order);
+    if (depth % 2)
+        memset(part + depth * WIDTH, 0, WIDTH * sizeof *part);
+    for (size_t i = 0; i < depth; i += 2)
+        for (size_t l = 0; l < WIDTH; l += 16) {
+            __m512 even = _mm512_load_ps(part + i * WIDTH + l), odd = _mm512_load_ps(part + (i + 1) * WIDTH + l);
+            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+            _mm512_store_si512(out + i / 2 * WIDTH + l, _mm512_permutexvar_epi16(index, both));
+        }
+}
+
+static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    _Alignas(64) float part[PART * WIDTH];
+    for (size_t at = 0; at < depth; at += PART) {
+        size_t count = depth - at < PART ? depth - at : PART;
+        if (!ql_row_groups(p->w))
+            ql_blocked_fill(p, WIDTH, col, cols, from + at, count, part);
+        else if (p->transposed)
+            ql_fill_backward_avx512(p->w, col, cols, from + at, count, part);
+        else
+            ql_fill_forward_avx512(p->w, col, cols, from + at, count, part);
+        join_pairs(part, count, panel + at / 2 * WIDTH);
+    }
+}
+
+static const ql_blocked blocked = {
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .pairs = true, .fill = fill, .multiply = multiply};
+
+/* Processor cycles, or whatever the time-stamp counter ticks in, of the better of some runs. */
+static uint64_t least_ticks(bool bf16)
+{
+    uint64_t least = UINT64_MAX;
+    for (int run = 0; run < 16; run++) {
+        uint64_t start = __rdtsc();
+        for (int i = 0; i < 400; i++) {
+            if (bf16)
+                __asm__ volatile("vpxor %%xmm15, %%xmm15, %%xmm15\n\t"
+                                 ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11\n\tvdpbf16ps %%zmm15, %%zmm15, %%zmm\\r\n\t.endr"
+                                 :
+                                 :
+                                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                                   "xmm10", "xmm11", "xmm15");
+            else
+                __asm__ volatile("vpxor %%xmm15, %%xmm15, %%xmm15\n\t"
+                                 ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11\n\tvfmadd231ps %%zmm15, %%zmm15, %%zmm\\r\n\t.endr"
+                                 :
+                                 :
+                                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                                   "xmm10", "xmm11", "xmm15");
+        }
+        uint64_t ticks = __rdtsc() - start;
+        least = ticks < least ? ticks : least;
+    }
+    return least;
+}
+
+/* A dot product does twice the work of an FMA, but some processors take four times as long over it and
+ * some no longer: it must not take much more than once. */
+static bool pays(void)
+{
+    return least_ticks(true) * 2 < least_ticks(false) * 3;
+}
+
+static bool accepts(const ql_wview *w)
+{
+    return !ql_is_dense(w);
+}
+
+static ql_plan plan(const ql_product *p, size_t threads)
+{
+    return ql_gemv_fits(p) ? ql_gemv_plan(p, threads) : ql_blocked_plan(&blocked, p, threads);
+}
+
+static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    if (ql_gemv_fits(p))
+        ql_gemv_pack(p, index, packed);
+    else
+        ql_blocked_pack(&blocked, p, plan, index, packed);
+}
+
+static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    if (ql_gemv_fits(p))
+        ql_gemv_tile(p, t, packed);
+    else
+        ql_blocked_tile(&blocked, p, t, packed, scratch);
+}
+
+const ql_matmul_kernel ql_matmul_avx512_bf16 = {.name = "avx512-bf16",
+                                                .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_BF16,
+                                                .accepts = accepts,
+                                                .plan = plan,
+                                                .pack = pack,
+                                                .tile = tile,
+                                                .bf16_inputs = true,
+                                                .pays = pays};
