@@ -71,6 +71,10 @@ typedef struct ql_dataset ql_dataset;
  * The tokenizer is not needed afterwards. Caller owns *out. */
 QL_API ql_status ql_dataset_open(ql_dataset **out, const char *path, ql_tokenizer *tokenizer,
                                  const ql_data_options *options, ql_error *err);
+/* Samples that the caller tokenized, whole; they are copied. Those without a learned token are skipped;
+ * QL_ERR_FORMAT when that leaves none. Caller owns *out. */
+QL_API ql_status ql_dataset_from_samples(ql_dataset **out, const ql_sample *samples, size_t count, ql_error *err);
+
 QL_API void ql_dataset_close(ql_dataset *dataset); /* NULL is fine */
 
 QL_API size_t ql_dataset_count(const ql_dataset *dataset);

@@ -77,6 +77,27 @@ void ql_dataset_close(ql_dataset *d)
     free(d);
 }
 
+ql_status ql_dataset_from_samples(ql_dataset **out, const ql_sample *samples, size_t count, ql_error *err)
+{
+    *out = NULL;
+    ql_dataset *d = calloc(1, sizeof *d);
+    if (!d)
+        return no_memory(err);
+    d->bos = -1;
+    for (size_t i = 0; i < count; i++)
+        d->sequence = samples[i].length > d->sequence + 1 ? samples[i].length - 1 : d->sequence;
+    ql_status status = QL_OK;
+    for (size_t i = 0; i < count && !status; i++)
+        status = ql_dataset_add(d, samples[i].ids, samples[i].learn, samples[i].length, err);
+    if (!status && !d->count)
+        status = ql_fail(err, QL_ERR_FORMAT, "data set: none of %zu samples has a token to learn", count);
+    if (status)
+        ql_dataset_close(d);
+    else
+        *out = d;
+    return status;
+}
+
 size_t ql_dataset_count(const ql_dataset *d)
 {
     return d->count;
