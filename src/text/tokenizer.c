@@ -71,8 +71,8 @@ static void split_at_marks(ql_tokenizer *t)
     for (size_t id = 0; id < t->vocab.count; id++) {
         size_t length = 0;
         const char *text = ql_vocab_text(&t->vocab, (int32_t)id, &length);
-        for (size_t i = 3; text && i + 3 <= length; i++)
-            if (memcmp(text + i, mark, 3) == 0 && memcmp(text + i - 3, mark, 3) != 0)
+        for (size_t i = 1; text && i + 3 <= length; i++)
+            if (memcmp(text + i, mark, 3) == 0 && (i < 3 || memcmp(text + i - 3, mark, 3) != 0))
                 return;
     }
     ql_splits_add_runs(&t->splits, mark);

@@ -24,6 +24,6 @@ size_t ql_utf8_put(uint32_t code, char out[4]); /* returns the bytes written */
 uint32_t ql_utf8_before(const char *text, size_t at);
 
 bool ql_is_space(uint32_t code); /* Unicode White_Space */
-bool ql_is_word(uint32_t code);  /* letters, marks, decimal digits, connector punctuation */
+bool ql_is_word(uint32_t code);  /* letters, marks, digits, letter-like numbers, connectors and joiners */
 
 #endif
