@@ -12,30 +12,38 @@
 static const char gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+
 /* From the dialect of tokenizer.json (Oniguruma) to PCRE2's. Of what tokenizers use, white space differs: PCRE2's \s
- * takes U+180E for a space, and \h there is a hexadecimal digit. */
+ * takes U+180E for a space; words: its \w leaves out marks; and \h there is a hexadecimal digit. */
+static const struct {
+    char escape;
+    const char *instead, *in_class; /* in_class NULL: as outside */
+} differing[] = {
+    {'s', "\\p{White_Space}", NULL}, {'S', "\\P{White_Space}", NULL}, {'h', "\\p{AHex}", NULL},
+    {'H', "\\P{AHex}", NULL},        {'w', "[" WORD "]", WORD},        {'W', "[^" WORD "]", "\\W"},
+};
+
+static bool translate_escape(const char *at, bool in_class, ql_text *out)
+{
+    for (size_t i = 0; i < sizeof differing / sizeof *differing; i++)
+        if (at[1] == differing[i].escape)
+            return ql_text_add_string(out, in_class && differing[i].in_class ? differing[i].in_class : differing[i].instead);
+    return ql_text_add(out, at, 2);
+}
+
 static bool translate(const char *pattern, ql_text *out)
 {
-    static const struct {
-        char escape;
-        const char *instead;
-    } differing[] = {{'s', "\\p{White_Space}"}, {'S', "\\P{White_Space}"}, {'h', "\\p{AHex}"}, {'H', "\\P{AHex}"}};
-    for (const char *at = pattern; *at; at++) {
-        const char *put = at;
-        size_t length = 1;
+    bool in_class = false, fits = true;
+    for (const char *at = pattern; *at && fits; at++) {
         if (at[0] == '\\' && at[1]) {
-            length = 2;
-            for (size_t i = 0; i < sizeof differing / sizeof *differing; i++)
-                if (at[1] == differing[i].escape) {
-                    put = differing[i].instead;
-                    length = strlen(put);
-                }
-            at++;
+            fits = translate_escape(at++, in_class, out);
+            continue;
         }
-        if (!ql_text_add(out, put, length))
-            return false;
+        in_class = in_class ? *at != ']' : *at == '[';
+        fits = ql_text_add(out, at, 1);
     }
-    return true;
+    return fits;
 }
 
 static ql_status compile(ql_split *split, const char *pattern, const char *file, ql_error *err)
