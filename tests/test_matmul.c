@@ -105,7 +105,7 @@ static void check_weight(const ql_matmul_kernel *kernel, ql_format format, shape
     for (int way = 0; way < 4 && kernel->accepts(&c.view); way++) {
         run r;
         run_make(&r, &c, way & 1, s.m, way & 2, exact, low, rng);
-        multiply(kernel, &r.product, 2);
+        multiply(kernel, &r.product, 1);
         check_result(kernel, &r, &c, exact);
         run_free(&r);
     }
@@ -170,6 +170,28 @@ START_TEST(threads_do_not_change_a_bit)
 }
 END_TEST
 
+/* Scratch is reserved once, for the most tokens. */
+START_TEST(scratch_is_enough_for_fewer_tokens)
+{
+    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    ql_format format;
+    ql_rng rng = {.seed = 11};
+    for (size_t f = 0; case_format(f, &format); f++) {
+        weight_case c;
+        weight_case_make(&c, format, 40, 8, false, false, &rng);
+        for (size_t most = 1; most < 40; most++)
+            for (size_t m = 1; m < 2 * most; m++) {
+                ql_product all = {.w = &c.view, .transposed = m > most, .m = most}, some = all;
+                some.m = (m - 1) % most + 1;
+                ql_scratch have = ql_product_scratch(kernel, &all, 2), need = ql_product_scratch(kernel, &some, 2);
+                ck_assert_uint_ge(have.shared, need.shared);
+                ck_assert(have.worker >= need.worker || !all.transposed);
+            }
+        weight_case_free(&c);
+    }
+}
+END_TEST
+
 START_TEST(selection_follows_features)
 {
     ql_rng rng = {.seed = 10};
@@ -196,6 +218,7 @@ int main(void)
     tcase_add_loop_test(tcase, kernel_is_right, 0, kernels);
     tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);
     tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
+    tcase_add_loop_test(tcase, scratch_is_enough_for_fewer_tokens, 0, kernels);
     tcase_add_test(tcase, selection_follows_features);
     Suite *suite = suite_create("matmul");
     suite_add_tcase(suite, tcase);

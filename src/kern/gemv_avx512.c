@@ -17,6 +17,12 @@ static bool is_4bit(const ql_wview *w)
     return w->table != NULL;
 }
 
+size_t ql_gemv_packed(const ql_product *p)
+{
+    size_t tokens = p->m < QL_GEMV_TOKENS ? p->m : QL_GEMV_TOKENS;
+    return p->transposed ? 0 : tokens * padded(p->w) * sizeof(float);
+}
+
 bool ql_gemv_fits(const ql_product *p)
 {
     return !p->transposed && p->m <= QL_GEMV_TOKENS && (ql_is_dense(p->w) || (ql_row_groups(p->w) && SPAN % p->w->format.group == 0));
@@ -26,7 +32,7 @@ ql_plan ql_gemv_plan(const ql_product *p, size_t threads)
 {
     size_t share = p->w->n / (4 * threads) / ROWS * ROWS;
     return (ql_plan){.rows = p->m, .cols = share < 16 ? 16 : share > 256 ? 256 : share, .packs = p->m,
-                     .packed = p->m * padded(p->w) * sizeof(float)};
+                     .packed = ql_gemv_packed(p)};
 }
 
 /* Puts x in the order in which the codes come out of a unit, and zeros where W is padded. A 4-bit unit

@@ -10,6 +10,9 @@ enum { QL_GEMV_TOKENS = 8 }; /* the most that it takes */
 /* Whether a product is for this way. */
 bool ql_gemv_fits(const ql_product *p);
 
+/* Bytes of packed x for the most tokens that would come this way, were p of no more than p->m tokens. */
+size_t ql_gemv_packed(const ql_product *p);
+
 ql_plan ql_gemv_plan(const ql_product *p, size_t threads);
 void ql_gemv_pack(const ql_product *p, size_t token, float *packed);
 void ql_gemv_tile(const ql_product *p, ql_tile t, const float *packed);

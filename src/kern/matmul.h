@@ -40,7 +40,7 @@ typedef struct ql_tile {
  * `scratch` bytes serve one rectangle at a time. */
 typedef struct ql_plan {
     size_t rows, cols;
-    size_t packed, packs;
+    size_t packed, packs; /* packed and scratch are enough for fewer tokens too */
     size_t scratch;
 } ql_plan;
 

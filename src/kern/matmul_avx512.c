@@ -85,7 +85,11 @@ static bool accepts(const ql_wview *w)
 
 static ql_plan plan(const ql_product *p, size_t threads)
 {
-    return ql_gemv_fits(p) ? ql_gemv_plan(p, threads) : ql_blocked_plan(&blocked, p, threads);
+    if (ql_gemv_fits(p))
+        return ql_gemv_plan(p, threads);
+    ql_plan plan = ql_blocked_plan(&blocked, p, threads);
+    plan.packed = plan.packed > ql_gemv_packed(p) ? plan.packed : ql_gemv_packed(p);
+    return plan;
 }
 
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)

@@ -6,6 +6,9 @@
 #include "base/workers.h"
 #include "quant/weight.h"
 
+/* Below so many multiplications, or so many numbers to pack, waking other threads costs more than they help. */
+static const size_t least_products = 1u << 19, least_packed = 1u << 16;
+
 typedef struct job {
     const ql_matmul_kernel *kernel;
     const ql_product *product;
@@ -48,16 +51,18 @@ void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_work
     if (p->m == 0)
         return;
     job j = {.kernel = kernel, .product = p, .plan = kernel->plan(p, ql_workers_count(workers)), .workers = workers};
+    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
+    j.tiles_across = pieces(outputs, j.plan.cols);
     assert(ql_scratch_fits(workers, (ql_scratch){.shared = j.plan.packed, .worker = j.plan.scratch}));
-    j.tiles_across = pieces(ql_product_outputs(p), j.plan.cols);
     int blas_threads = 1;
     if (kernel->blas) { /* our threads call it; its own would only fight them */
         blas_threads = openblas_get_num_threads();
         if (blas_threads != 1)
             openblas_set_num_threads(1);
     }
-    ql_parallel(workers, j.plan.packs, pack_piece, &j);
-    ql_parallel(workers, pieces(p->m, j.plan.rows) * j.tiles_across, compute_tile, &j);
+    ql_parallel(p->m * inputs < least_packed ? NULL : workers, j.plan.packs, pack_piece, &j);
+    ql_parallel(p->m * inputs * outputs < least_products ? NULL : workers,
+                pieces(p->m, j.plan.rows) * j.tiles_across, compute_tile, &j);
     if (blas_threads != 1)
         openblas_set_num_threads(blas_threads);
 }
