@@ -21,7 +21,7 @@ typedef struct reading {
     ql_marks learn; /* likewise */
     ql_message *messages;
     size_t message_capacity;
-    bool no_end; /* an end token was wanted and there is none */
+    bool no_end; /* something learned has no end token behind it */
 } reading;
 
 ql_data_options ql_data_options_defaults(void)
@@ -129,6 +129,10 @@ static ql_status encode_chat(reading *r, size_t count, const ql_json_at *list, q
     if (!answered)
         return ql_fail(err, QL_ERR_FORMAT, "%s:%zu: messages: no turn of the assistant, so nothing to learn", list->file,
                        list->line);
+    bool ended = false;
+    for (size_t i = 0; i < r->ids.count && !ended; i++)
+        ended = r->learn.data[i] && ql_tokenizer_is_end(r->tokenizer, r->ids.data[i]);
+    r->no_end |= !ended; /* a template by name can hold marks that are no tokens of this model */
     if (!r->options.mask_prompt)
         memset(r->learn.data, 1, r->learn.count);
     return QL_OK;
@@ -277,7 +281,7 @@ static ql_status add_warnings(const reading *r, ql_error *err)
     if (d->skipped && fits)
         fits = warn(d, "%zu lines were skipped: nothing to learn in their first %zu tokens", d->skipped, r->options.sequence);
     if (r->no_end && fits)
-        fits = warn(d, "the tokenizer has no end token: the model will not learn to stop", 0, 0);
+        fits = warn(d, "no end token stands behind the answers: the model will not learn to stop", 0, 0);
     return fits ? QL_OK : no_memory(err);
 }
 
