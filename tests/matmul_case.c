@@ -159,11 +159,108 @@ static void make_coded(weight_case *c, bool exact, bool low, ql_rng *rng)
     free(scales);
 }
 
+static void put_half(uint8_t *at, float value)
+{
+    uint16_t half = ql_f32_to_f16(value);
+    memcpy(at, &half, sizeof half);
+}
+
+/* A block of 32 with its own scale, and for Q4_1 an offset; fills in the 32 values. */
+static void make_small_block(ql_code code, uint8_t *block, double *values, bool exact, ql_rng *rng)
+{
+    float d = random_scale(exact, rng), m = code == QL_CODE_Q4_1 ? -2 * random_scale(exact, rng) : 0;
+    size_t head = code == QL_CODE_Q4_1 ? 4 : 2;
+    put_half(block, d);
+    if (head == 4)
+        put_half(block + 2, m);
+    for (size_t i = 0; i < 32; i++) {
+        int q = (int)ql_rng_below(rng, code == QL_CODE_Q8_0 ? 256 : 16);
+        if (code == QL_CODE_Q8_0)
+            block[head + i] = (uint8_t)(q - 128);
+        else
+            block[head + i % 16] |= (uint8_t)(q << (i < 16 ? 0 : 4));
+        q -= code == QL_CODE_Q8_0 ? 128 : code == QL_CODE_Q4_0 ? 8 : 0;
+        values[i] = q * (double)ql_f16_to_f32(ql_f32_to_f16(d)) + (double)ql_f16_to_f32(ql_f32_to_f16(m));
+    }
+}
+
+/* Q4_K and Q5_K: eight runs of 32 with 6-bit scales and minima. With `exact` they keep values to eight bits. */
+static void make_k_block(bool five, uint8_t *block, double *values, bool exact, ql_rng *rng)
+{
+    float d = random_scale(exact, rng), least = exact ? d : random_scale(false, rng);
+    uint8_t *high = block + 16, *low = five ? block + 48 : block + 16;
+    put_half(block, d);
+    put_half(block + 2, least);
+    for (size_t run = 0; run < 8; run++) {
+        unsigned scale = ql_rng_below(rng, 64), m = ql_rng_below(rng, 64), shift = scale % 2 * 3;
+        if (exact)
+            scale = scale / 8 << shift, m = m / 8 << shift;
+        if (run < 4) {
+            block[4 + run] |= (uint8_t)scale;
+            block[8 + run] |= (uint8_t)m;
+        } else {
+            block[8 + run] |= (uint8_t)((scale & 15) | (m & 15) << 4);
+            block[run] |= (uint8_t)(scale >> 4 << 6);
+            block[4 + run] |= (uint8_t)(m >> 4 << 6);
+        }
+        for (size_t i = 0; i < 32; i++) {
+            unsigned q = ql_rng_below(rng, five ? 32 : 16);
+            low[run / 2 * 32 + i] |= (uint8_t)((q & 15) << (run % 2 * 4));
+            if (five)
+                high[i] |= (uint8_t)(q >> 4 << run);
+            values[run * 32 + i] = (double)ql_f16_to_f32(ql_f32_to_f16(d)) * scale * q -
+                                   (double)ql_f16_to_f32(ql_f32_to_f16(least)) * m;
+        }
+    }
+}
+
+/* Q6_K: sixteen runs of 16 with signed 8-bit scales. Each half block has its values in four quarters: low nibbles
+ * of 64 bytes, then the high ones, and two bits of each quarter in 32 bytes. */
+static void make_q6_block(uint8_t *block, double *values, bool exact, ql_rng *rng)
+{
+    float d = random_scale(exact, rng);
+    put_half(block + 208, d);
+    for (size_t i = 0; i < 256; i++) {
+        if (i % 16 == 0) {
+            int scale = (int)ql_rng_below(rng, 256) - 128;
+            block[192 + i / 16] = (uint8_t)(exact ? scale / 32 * (scale % 2 ? 32 : 1) : scale);
+        }
+        unsigned q = ql_rng_below(rng, 64);
+        size_t half = i / 128, quarter = i % 128 / 32, at = i % 32;
+        block[64 * half + quarter % 2 * 32 + at] |= (uint8_t)((q & 15) << quarter / 2 * 4);
+        block[128 + 32 * half + at] |= (uint8_t)(q >> 4 << 2 * quarter);
+        values[i] = (double)ql_f16_to_f32(ql_f32_to_f16(d)) * (int8_t)block[192 + i / 16] * ((int)q - 32);
+    }
+}
+
+/* ggml's blocks; k has been rounded up to whole ones. */
+static void make_blocks(weight_case *c, bool exact, bool low, ql_rng *rng)
+{
+    ql_wview *w = &c->view;
+    ql_ggml_block type = ql_ggml_block_of(w->format.code);
+    w->row_bytes = w->k / type.elements * type.bytes;
+    uint8_t *block = take(c, w->n * w->row_bytes, low);
+    w->codes = block;
+    for (size_t i = 0; i < w->n * w->k; i += type.elements, block += type.bytes) {
+        if (type.elements == 32)
+            make_small_block(w->format.code, block, c->values + i, exact, rng);
+        else if (w->format.code == QL_CODE_Q6_K)
+            make_q6_block(block, c->values + i, exact, rng);
+        else
+            make_k_block(w->format.code == QL_CODE_Q5_K, block, c->values + i, exact, rng);
+    }
+}
+
 void weight_case_make(weight_case *c, ql_format format, size_t n, size_t k, bool exact, bool low, ql_rng *rng)
 {
+    size_t block = ql_ggml_block_of(format.code).elements;
+    if (block)
+        k = (k + block - 1) / block * block;
     *c = (weight_case){.view = {.format = format, .n = n, .k = k}};
     c->values = malloc(n * k * sizeof *c->values);
-    if (format.scale == QL_SCALE_NONE)
+    if (block)
+        make_blocks(c, exact, low, rng);
+    else if (format.scale == QL_SCALE_NONE)
         make_dense(c, exact, low, rng);
     else
         make_coded(c, exact, low, rng);
@@ -188,6 +285,9 @@ bool case_format(size_t index, ql_format *format)
         {QL_CODE_FP4, QL_SCALE_DQ, 256, false},        {QL_CODE_NF4, QL_SCALE_F32, 64, true},
         {QL_CODE_NF4, QL_SCALE_BNB_NESTED, 64, true},  {QL_CODE_FP4, QL_SCALE_F32, 4096, true},
         {QL_CODE_NF4, QL_SCALE_BNB_NESTED, 64, false}, {QL_CODE_NF4, QL_SCALE_F32, 128, false},
+        {.code = QL_CODE_Q8_0},                        {.code = QL_CODE_Q4_0},
+        {.code = QL_CODE_Q4_1},                        {.code = QL_CODE_Q4_K},
+        {.code = QL_CODE_Q5_K},                        {.code = QL_CODE_Q6_K},
     };
     if (index >= sizeof formats / sizeof *formats)
         return false;

@@ -24,6 +24,7 @@ typedef struct weight_case {
     guarded arrays[CASE_ARRAYS];
     int used;
 } weight_case;
+/* k is rounded up to whole blocks of formats that have nothing else. */
 void weight_case_make(weight_case *c, ql_format format, size_t n, size_t k, bool exact, bool low, ql_rng *rng);
 void weight_case_free(weight_case *c);
 

@@ -24,12 +24,18 @@ typedef enum ql_code {
     QL_CODE_INT4, /* signed 4-bit integers, symmetric */
     QL_CODE_NF4,  /* 4-bit NormalFloat (Dettmers et al. 2023), bitsandbytes' table */
     QL_CODE_FP4,  /* 4-bit float, bitsandbytes' table */
+    QL_CODE_Q8_0, /* from here on: ggml's blocks, whose scales lie among their codes; of 32 values */
+    QL_CODE_Q4_0,
+    QL_CODE_Q4_1,
+    QL_CODE_Q4_K, /* of 256 values */
+    QL_CODE_Q5_K,
+    QL_CODE_Q6_K,
 } ql_code;
 
 /* How the scale of a group is stored. Scales are not negative. FP16 scales reach from 2^-24 (a group that is not
  * zero never gets a scale of zero, but below about 6e-5 they lose precision) to 65504; a larger one is refused. */
 typedef enum ql_scale {
-    QL_SCALE_NONE,       /* dense codes have none */
+    QL_SCALE_NONE,       /* dense codes have none, ggml's blocks none apart */
     QL_SCALE_F16,        /* one fp16 a group */
     QL_SCALE_DQ,         /* double quantization: an unsigned 8-bit code a group, and for each 256
                             groups (of the row-major [n][groups] array) an fp16 step and offset:
@@ -79,6 +85,21 @@ QL_API ql_status ql_weight_quantize(ql_weight **out, ql_format format, const cha
 /* A dense weight that borrows src (contiguous, aligned to its type) instead of copying: src must
  * outlive it. It owns no bytes. Not checked for NaN. */
 QL_API ql_status ql_weight_borrow(ql_weight **out, const void *src, ql_dtype type, size_t n, size_t k, ql_error *err);
+
+/* A weight of ggml's blocks, QL_CODE_Q8_0 to QL_CODE_Q6_K, multiplied as they are: k / block of them a row, rows one
+ * after another, nothing aligned, as in a GGUF file. It borrows them (they must outlive it, and it owns no bytes), or
+ * copies them with `copy`. Values are bit for bit what ggml dequantizes. QL_ERR_SHAPE when a row is no whole blocks
+ * or `bytes` is not what W[n][k] takes. Scales are not checked for NaN. */
+QL_API ql_status ql_weight_from_blocks(ql_weight **out, ql_code code, const char *name, const void *blocks,
+                                       size_t bytes, size_t n, size_t k, bool copy, ql_error *err);
+
+/* x[count] in ggml's blocks, with the bits of its quantize_row_*_ref functions: Q8_0, Q4_0 or Q4_1; others are
+ * QL_ERR_UNSUPPORTED. count: whole blocks of 32, else QL_ERR_SHAPE. QL_ERR_VALUE names a NaN or an infinity. */
+QL_API ql_status ql_blocks_encode(ql_code code, const char *name, const float *x, size_t count, void *blocks,
+                                  ql_error *err);
+
+/* "Q8_0" or "q8_0" and so on; false for names that are none of ggml's blocks here. */
+QL_API bool ql_code_of_blocks(ql_code *out, const char *name);
 
 /* A 4-bit weight as bitsandbytes stores it: packed nibbles (first element in the high one), flattened
  * row-major, fp32 absmax a block, or nested: 8-bit codes of absmax with absmax2 a nested_block, a

@@ -42,6 +42,10 @@ void ql_decode_row(const ql_wview *w, size_t row, size_t col, size_t count, floa
         decode_dense(w, line, col, count, dst);
         return;
     }
+    if (ql_code_is_ggml(w->format.code)) {
+        ql_ggml_values(w->format.code, line, col, count, dst);
+        return;
+    }
     size_t group = w->format.group, end = col + count;
     size_t first = w->format.flat ? row * w->k : 0; /* where the row starts, counted in its groups' array */
     size_t base = w->format.flat ? 0 : row * w->groups;

@@ -7,7 +7,7 @@
 /* dst[i] = W[row][col + i], i < count. */
 void ql_decode_row(const ql_wview *w, size_t row, size_t col, size_t count, float *dst);
 
-/* Groups a row when every row starts a group of its own, otherwise 0 (flat, cut by row ends; dense). */
+/* Groups a row when every row starts a group of its own, otherwise 0 (flat, cut by row ends; dense; ggml's blocks). */
 static inline size_t ql_row_groups(const ql_wview *w)
 {
     if (w->format.scale == QL_SCALE_NONE)

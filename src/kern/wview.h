@@ -3,7 +3,8 @@
  * Codes are row-major [n][k_padded], k_padded = k rounded up to 64. 4-bit: byte i of a 64-block holds
  * code(i) | code(32 + i) << 4. INT8: one signed byte an element. The padding decodes to nothing that
  * is ever used: its x is zero and its dx is not stored. Dense codes are [n][k], rows `row_bytes` apart
- * and not padded. Scales are [n][groups], groups = ceil(k / group), unless `flat`. */
+ * and not padded. ggml's blocks are rows of whole blocks, `row_bytes` apart. Scales are [n][groups], groups =
+ * ceil(k / group), unless `flat`. */
 #ifndef QL_SRC_KERN_WVIEW_H
 #define QL_SRC_KERN_WVIEW_H
 
@@ -11,6 +12,7 @@
 #include <math.h>
 
 #include "base/half.h"
+#include "kern/ggml.h"
 #include "qlora/quant.h"
 
 enum { QL_BLOCK = 64, QL_DQ_GROUPS = 256 };
@@ -63,6 +65,11 @@ static inline float ql_wview_at(const ql_wview *w, size_t row, size_t col)
         return ql_bf16_to_f32(((const uint16_t *)line)[col]);
     default:
         break;
+    }
+    if (ql_code_is_ggml(w->format.code)) {
+        float unit[QL_GGML_UNIT];
+        ql_ggml_unit(w->format.code, line, col / QL_GGML_UNIT, unit);
+        return unit[col % QL_GGML_UNIT];
     }
     size_t g = w->format.flat ? (row * w->k + col) / w->format.group : row * w->groups + col / w->format.group;
     float scale = ql_wview_scale(w, g);

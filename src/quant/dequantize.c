@@ -37,6 +37,10 @@ void ql_weight_dequantize(const ql_weight *w, size_t row, size_t rows, float *ds
             read_dense(encoder, view, row + i, line);
             continue;
         }
+        if (ql_code_is_ggml(view->format.code)) {
+            ql_ggml_values(view->format.code, (const char *)view->codes + (row + i) * view->row_bytes, 0, view->k, line);
+            continue;
+        }
         for (size_t col = 0; col < view->k; col += QL_BLOCK) {
             float x[QL_BLOCK];
             size_t cols = view->k - col < QL_BLOCK ? view->k - col : QL_BLOCK;

@@ -112,6 +112,25 @@ ql_status ql_format_parse(ql_format *out, const char *name, uint32_t group, bool
                    name);
 }
 
+static const struct {
+    const char *name, *upper; /* ours, and as GGUF files spell it */
+    ql_code code;
+} blocks[] = {
+    {"q8_0", "Q8_0", QL_CODE_Q8_0}, {"q4_0", "Q4_0", QL_CODE_Q4_0}, {"q4_1", "Q4_1", QL_CODE_Q4_1},
+    {"q4_K", "Q4_K", QL_CODE_Q4_K}, {"q5_K", "Q5_K", QL_CODE_Q5_K}, {"q6_K", "Q6_K", QL_CODE_Q6_K},
+};
+enum { BLOCKS = sizeof blocks / sizeof *blocks };
+
+bool ql_code_of_blocks(ql_code *out, const char *name)
+{
+    for (size_t i = 0; i < BLOCKS; i++)
+        if (strcmp(name, blocks[i].name) == 0 || strcmp(name, blocks[i].upper) == 0) {
+            *out = blocks[i].code;
+            return true;
+        }
+    return false;
+}
+
 const char *ql_format_describe(ql_format format, char text[48])
 {
     for (size_t i = 0; i < NAMES; i++) {
@@ -124,12 +143,16 @@ const char *ql_format_describe(ql_format format, char text[48])
         return text;
     }
     snprintf(text, 48, "no format");
+    for (size_t i = 0; i < BLOCKS; i++)
+        if (blocks[i].code == format.code)
+            snprintf(text, 48, "%s", blocks[i].name);
     return text;
 }
 
 ql_status ql_format_check(ql_format *format, const char *name, size_t n, size_t k, ql_error *err)
 {
-    bool known = false;
+    ql_ggml_block block = ql_ggml_block_of(format->code);
+    bool known = block.elements && format->scale == QL_SCALE_NONE;
     for (size_t i = 0; i < NAMES; i++)
         known |= names[i].code == format->code && (names[i].single == format->scale || names[i].twice == format->scale);
     if (!known)
@@ -141,6 +164,14 @@ ql_status ql_format_check(ql_format *format, const char *name, size_t n, size_t 
     if (k > SIZE_MAX / 64 || __builtin_mul_overflow(n, k + QL_BLOCK, &elements) || elements > SIZE_MAX / 64)
         return ql_fail(err, QL_ERR_SHAPE, "%s: a weight of %zu x %zu is too large", name, n, k);
     if (ql_code_is_dense(format->code)) {
+        *format = (ql_format){.code = format->code};
+        return QL_OK;
+    }
+    if (block.elements) {
+        char text[48];
+        if (k % block.elements)
+            return ql_fail(err, QL_ERR_SHAPE, "%s: rows of %zu are not whole blocks of %zu, which %s has", name, k,
+                           block.elements, ql_format_describe(*format, text));
         *format = (ql_format){.code = format->code};
         return QL_OK;
     }
@@ -192,6 +223,9 @@ void ql_wview_carve(ql_wview *view, ql_arena *arena, size_t *code_bytes, ql_form
     view->table = book ? book->table : NULL;
     if (ql_code_is_dense(format.code)) {
         view->row_bytes = k * ql_dtype_size(ql_code_dtype(format.code));
+    } else if (ql_code_is_ggml(format.code)) {
+        ql_ggml_block block = ql_ggml_block_of(format.code);
+        view->row_bytes = k / block.elements * block.bytes;
     } else {
         size_t padded = divide_up(k, QL_BLOCK) * QL_BLOCK;
         view->row_bytes = book ? padded / 2 : padded;

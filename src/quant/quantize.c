@@ -239,6 +239,10 @@ ql_status ql_weight_quantize(ql_weight **out, ql_format format, const char *name
     if (type != QL_F32 && type != QL_F16 && type != QL_BF16)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a weight of %s; F32, F16 and BF16 can be quantized", name,
                        ql_dtype_name(type));
+    char text[48];
+    if (ql_code_is_ggml(format.code))
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: nothing is quantized to %s while a model is read; such blocks are "
+                       "taken as a GGUF file holds them", name, ql_format_describe(format, text));
     if (ld < k && n > 1)
         return ql_fail(err, QL_ERR_SHAPE, "%s: rows of %zu elements are only %zu apart", name, k, ld);
     ql_weight *w;

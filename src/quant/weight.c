@@ -60,6 +60,40 @@ ql_status ql_weight_borrow(ql_weight **out, const void *src, ql_dtype type, size
     return QL_OK;
 }
 
+ql_status ql_weight_from_blocks(ql_weight **out, ql_code code, const char *name, const void *blocks, size_t bytes,
+                                size_t n, size_t k, bool copy, ql_error *err)
+{
+    *out = NULL;
+    ql_format format = {.code = code};
+    char text[48];
+    if (!ql_code_is_ggml(code))
+        return ql_fail(err, QL_ERR_ARG, "%s: %s is no format of ggml's blocks", name, ql_format_describe(format, text));
+    ql_status status = ql_format_check(&format, name, n, k, err);
+    if (status != QL_OK)
+        return status;
+    ql_wview view;
+    ql_arena none = {0};
+    size_t code_bytes;
+    ql_wview_carve(&view, &none, &code_bytes, format, 0, n, k);
+    if (bytes != n * view.row_bytes)
+        return ql_fail(err, QL_ERR_SHAPE, "%s: %zu bytes, a weight of %zu x %zu in %s takes %zu", name, bytes, n, k,
+                       ql_format_describe(format, text), n * view.row_bytes);
+    if (copy) {
+        status = ql_weight_create(out, format, 0, name, n, k, err);
+        if (status == QL_OK)
+            memcpy(ql_writable((*out)->view.codes), blocks, bytes);
+        return status;
+    }
+    ql_weight *w = calloc(1, sizeof *w);
+    if (!w)
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", name);
+    w->view = view;
+    w->view.codes = blocks;
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    *out = w;
+    return QL_OK;
+}
+
 size_t ql_weight_rows(const ql_weight *w)
 {
     return w->view.n;
