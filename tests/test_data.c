@@ -134,6 +134,66 @@ START_TEST(completions_are_learned_and_prompts_are_not)
 }
 END_TEST
 
+START_TEST(documents_end_in_a_learned_end_token)
+{
+    ql_dataset *d, *held;
+    ck_assert_ok(open_text(&d, "a.jsonl", "{\"text\":\"ab</s>c\"}\n{\"text\":\"\"}\n{\"text\":\"d\"}\n", 10), &err);
+    ck_assert_uint_eq(ql_dataset_count(d), 2); /* an end token alone has nothing in front of it */
+    ck_assert_str_eq(spelled(d, 0), "Ab>c>");
+    ck_assert_uint_eq(ql_dataset_stats(d).skipped, 1);
+    ck_assert_ok(ql_dataset_split(d, 0.1, NULL, &held, &err), &err);
+    ck_assert_str_eq(spelled(held, 0), "D>"); /* of lines the last ones */
+    ck_assert_uint_eq(ql_dataset_count(d), 1);
+    ql_dataset_close(held);
+    ql_dataset_close(d);
+}
+END_TEST
+
+/* A chat template by name whose end of a turn is no token of the model. */
+START_TEST(turns_without_an_end_token_are_warned_of)
+{
+    ql_dataset *d;
+    ql_data_options options = ql_data_options_defaults();
+    const char *lines = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}";
+    options.chat_template = "chatml";
+    ck_assert_ok(open_bytes(&d, "a.jsonl", lines, strlen(lines), &options), &err);
+    ck_assert_uint_eq(ql_dataset_warnings(d), 0);
+    ql_dataset_close(d);
+    teardown();
+    folder = test_folder();
+    char *path = ql_path_join(folder, "tokenizer.json");
+    FILE *file = fopen(path, "w");
+    fputs("{\"model\":{\"vocab\":{\"a\":0,\"?\":1},\"merges\":[],\"unk_token\":\"?\"}}", file);
+    fclose(file);
+    free(path);
+    ck_assert_ok(ql_tokenizer_open(&tokenizer, folder, &err), &err);
+    ck_assert_ok(open_bytes(&d, "a.jsonl", lines, strlen(lines), &options), &err);
+    ck_assert_uint_eq(ql_dataset_warnings(d), 1);
+    ck_assert_ptr_nonnull(strstr(ql_dataset_warning(d, 0), "no end token"));
+    ql_dataset_close(d);
+}
+END_TEST
+
+/* A line of 100 MB, 4 MB of them text, is read, cut and counted. */
+START_TEST(huge_lines_are_cut)
+{
+    static const char head[] = "{\"text\":\"", middle[] = "\",\"note\":\"";
+    size_t letters = 4u << 20, size = 100u << 20;
+    char *line = malloc(size);
+    memset(line, 'a', size);
+    memcpy(line, head, sizeof head - 1);
+    memcpy(line + letters, middle, sizeof middle - 1);
+    memcpy(line + size - 2, "\"}", 2);
+    ql_dataset *d;
+    ql_data_options options = ql_data_options_defaults();
+    ck_assert_ok(open_bytes(&d, "a.jsonl", line, size, &options), &err);
+    ck_assert_uint_eq(ql_dataset_stats(d).longest, 513);
+    ck_assert_uint_eq(ql_dataset_stats(d).truncated, 1);
+    ql_dataset_close(d);
+    free(line);
+}
+END_TEST
+
 START_TEST(long_samples_are_cut_and_counted)
 {
     const char *lines = "{\"prompt\":\"abcdef\",\"completion\":\"g\"}\n{\"prompt\":\"a\",\"completion\":\"bcdef\"}\n";
@@ -254,7 +314,14 @@ START_TEST(wrong_files_say_where)
         {"turn.jsonl", "{\"messages\":[3]}", "messages[0]", QL_ERR_FORMAT},
         {"role.jsonl", "{\"messages\":[{\"content\":\"a\"}]}", "role", QL_ERR_FORMAT},
         {"template.jsonl", chat, "chatml", QL_ERR_UNSUPPORTED}, /* the tokenizer has no template */
-        {"bytes.txt", "ab\xff\xfe", "bytes.txt", QL_ERR_FORMAT},
+        {"bytes.txt", "ab\nc\xff\xfe", "bytes.txt:2: byte 4 of the file (0xFF)", QL_ERR_FORMAT},
+        {"bytes.txt", "\xef\xbb\xbf"
+         "c\xff",
+         "bytes.txt:1: byte 4 of the file (0xFF)", QL_ERR_FORMAT},
+        {"blank.txt", " \n\t\n", "white space", QL_ERR_FORMAT},
+        {"one.txt", "a", "nothing to learn", QL_ERR_FORMAT},
+        {"tool.jsonl", "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", "role \"tool\"", QL_ERR_ARG},
+        {"null.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "content", QL_ERR_FORMAT},
         {"bytes.jsonl", "{\"text\":\"a\xff\"}", "bytes.jsonl:1", QL_ERR_FORMAT},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -321,6 +388,9 @@ int main(void)
     tcase_add_test(tests, text_is_packed_without_gaps);
     tcase_add_test(tests, text_with_bos_learns_every_token);
     tcase_add_test(tests, completions_are_learned_and_prompts_are_not);
+    tcase_add_test(tests, documents_end_in_a_learned_end_token);
+    tcase_add_test(tests, turns_without_an_end_token_are_warned_of);
+    tcase_add_test(tests, huge_lines_are_cut);
     tcase_add_test(tests, long_samples_are_cut_and_counted);
     tcase_add_test(tests, every_turn_of_the_assistant_is_learned);
     tcase_add_test(tests, parts_share_no_token);

@@ -210,6 +210,23 @@ START_TEST(templates_are_recognized_by_their_marks)
 }
 END_TEST
 
+/* As Qwen3's own template renders them. */
+START_TEST(thoughts_stay_with_the_last_answer)
+{
+    static const char jinja[] = "\"<|im_start|> <|im_end|> ns.last_query_index <think>\"";
+    const ql_message early[] = {M("user", "a"), M("assistant", "<think>\nhm\n</think>\n\nb"), M("user", "c"),
+                                M("assistant", "\nd")};
+    const ql_message late[] = {M("user", "a"), M("assistant", "<think>\nhm\n</think>\n\nb")};
+    const ql_message none[] = {M("assistant", "b")};
+    assert_renders(jinja, early, 4,
+                   "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n"
+                   "<|im_start|>assistant\n<think>\n\n</think>\n\nd<|im_end|>\n");
+    assert_renders(jinja, late, 2,
+                   "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nb<|im_end|>\n");
+    assert_renders(jinja, none, 1, "<|im_start|>assistant\nb<|im_end|>\n");
+}
+END_TEST
+
 START_TEST(unknown_templates_and_roles_are_errors)
 {
     static const char *const unknown[] = {NULL, "\"[INST] {{x}} [/INST]\"", "\"<start_of_turn>\"",
@@ -246,6 +263,7 @@ int main(void)
     tcase_add_test(tests, words_cannot_forge_special_tokens);
     tcase_add_test(tests, prompts_are_prefixes_of_training);
     tcase_add_test(tests, templates_are_recognized_by_their_marks);
+    tcase_add_test(tests, thoughts_stay_with_the_last_answer);
     tcase_add_test(tests, unknown_templates_and_roles_are_errors);
     suite_add_tcase(suite, tests);
     return test_run(suite);

@@ -92,17 +92,74 @@ static bool default_system(const char *jinja, const char **text, size_t *length)
     return false;
 }
 
+/* An assistant's content: what it thought, and what it says. */
+typedef struct answer {
+    ql_message thought, said;
+} answer;
+
+static ql_message without_first_newlines(ql_message m)
+{
+    for (; m.length && *m.content == '\n'; m.length--)
+        m.content++;
+    return m;
+}
+
+static ql_message without_newlines(ql_message m)
+{
+    m = without_first_newlines(m);
+    while (m.length && m.content[m.length - 1] == '\n')
+        m.length--;
+    return m;
+}
+
+/* Splits "<think>...</think>..." as Qwen3's template does; without the marks all is said. */
+static answer split_thought(ql_message m)
+{
+    static const char open[] = "<think>", close[] = "</think>";
+    answer a = {{m.role, m.content, 0}, m};
+    const char *end = m.content + m.length, *at = memmem(m.content, m.length, close, sizeof close - 1);
+    if (!at)
+        return a;
+    a.thought.length = (size_t)(at - m.content);
+    for (const char *begin; (begin = memmem(a.thought.content, a.thought.length, open, sizeof open - 1));) {
+        a.thought.length -= (size_t)(begin - a.thought.content) + sizeof open - 1;
+        a.thought.content = begin + sizeof open - 1;
+    }
+    a.thought = without_newlines(a.thought);
+    for (; at; at = memmem(a.said.content, a.said.length, close, sizeof close - 1)) {
+        a.said.content = at + sizeof close - 1;
+        a.said.length = (size_t)(end - a.said.content);
+    }
+    a.said = without_first_newlines(a.said);
+    return a;
+}
+
+/* Qwen3 keeps thoughts after the last question only, and gives the last answer an empty one if it has none. */
+static bool qwen3_answer(ql_rendering *r, size_t i)
+{
+    size_t question = r->count;
+    while (question-- > 0 && !is(r->messages[question], "user"))
+        ;
+    answer a = split_thought(r->messages[i]);
+    if (question == SIZE_MAX || i < question || (i + 1 < r->count && !a.thought.length))
+        return words(r, a.said, LEARN);
+    return markup(r, "<think>\n", LEARN) && words(r, a.thought, LEARN) && markup(r, "\n</think>\n\n", LEARN) &&
+           words(r, without_first_newlines(a.said), LEARN);
+}
+
 ql_status ql_render_chatml(ql_rendering *r, ql_error *err)
 {
     ql_message system = {"system", NULL, 0};
+    bool thinks = strstr(r->model_template, "last_query_index") && strstr(r->model_template, "<think>");
     bool fits = !strstr(r->model_template, "bos_token") || token(r, r->tokenizer->bos, READ);
     if (!is(r->messages[0], "system") && default_system(r->model_template, &system.content, &system.length))
         fits = fits && markup(r, "<|im_start|>system\n", READ) && words(r, system, READ) && markup(r, "<|im_end|>\n", READ);
     for (size_t i = 0; i < r->count && fits; i++) {
         ql_message m = r->messages[i];
         piece_kind kind = is(m, "assistant") ? LEARN : READ;
-        fits = markup(r, "<|im_start|>", READ) && markup(r, m.role, READ) && markup(r, "\n", READ) && words(r, m, kind) &&
-               markup(r, "<|im_end|>", kind) && markup(r, "\n", READ);
+        fits = markup(r, "<|im_start|>", READ) && markup(r, m.role, READ) && markup(r, "\n", READ) &&
+               (thinks && kind == LEARN ? qwen3_answer(r, i) : words(r, m, kind)) && markup(r, "<|im_end|>", kind) &&
+               markup(r, "\n", READ);
     }
     return memory(fits && (!r->add_prompt || markup(r, "<|im_start|>assistant\n", READ)), err);
 }
