@@ -154,7 +154,8 @@ START_TEST(turns_without_an_end_token_are_warned_of)
 {
     ql_dataset *d;
     ql_data_options options = ql_data_options_defaults();
-    const char *lines = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}";
+    const char *lines =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}";
     options.chat_template = "chatml";
     ck_assert_ok(open_bytes(&d, "a.jsonl", lines, strlen(lines), &options), &err);
     ck_assert_uint_eq(ql_dataset_warnings(d), 0);

@@ -123,7 +123,8 @@ static void check_streaming(const ql_tokenizer *t, const ql_ids *ids, const char
 
 START_TEST(streams_whole_characters_only)
 {
-    static const char text[] = "The \xf0\x9f\x9a\x80 flies: \xe6\xbc\xa2\xe5\xad\x97, caf\xc3\xa9 \xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa7.";
+    static const char text[] = "The \xf0\x9f\x9a\x80 flies: \xe6\xbc\xa2\xe5\xad\x97, caf\xc3\xa9 "
+                               "\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa7.";
     ql_tokenizer *t = open_reference(references[_i].folder);
     ql_ids ids = {0};
     ql_error err = {0};
@@ -152,7 +153,8 @@ START_TEST(decoding_mends_strips_and_skips)
     ql_text text = {0};
     if (!t)
         return;
-    const int32_t hello[] = {1, 22172, 2}, bytes[] = {3 + 0xe6, 3 + 0xbc, 22172, 3 + 0xff, 3 + 0xc3, 3 + 0xa9, 3 + 0xc3};
+    const int32_t hello[] = {1, 22172, 2},
+                  bytes[] = {3 + 0xe6, 3 + 0xbc, 22172, 3 + 0xff, 3 + 0xc3, 3 + 0xa9, 3 + 0xc3};
     assert_decodes(t, hello, 3, QL_DECODE_PLAIN, "<s> hello</s>");
     assert_decodes(t, hello, 3, QL_DECODE_SKIP_SPECIALS, "hello");
     assert_decodes(t, hello, 3, QL_DECODE_SKIP_SPECIALS | QL_DECODE_CONTINUE, " hello");
@@ -172,7 +174,7 @@ START_TEST(specials_are_parsed_or_literal)
     assert_encodes(t, "a<|im_end|>b", QL_ENCODE_LITERAL, "64 27 91 318 6213 91 29 65");
     assert_encodes(t, "a<tool_call>b", QL_ENCODE_LITERAL, "64 151657 65"); /* added, not special */
     assert_encodes(t, "e\xcc\x81", QL_ENCODE_PLAIN, "963");                /* NFC: one letter */
-    ck_assert_int_eq(ql_tokenizer_bos(t), -1); /* a null in tokenizer_config.json */
+    ck_assert_int_eq(ql_tokenizer_bos(t), -1);                             /* a null in tokenizer_config.json */
     ck_assert_int_eq(ql_tokenizer_eos(t), 151645);
     ck_assert_int_eq(ql_tokenizer_pad(t), 151643);
     ck_assert(ql_tokenizer_is_end(t, 151645) && ql_tokenizer_is_end(t, 151643) && !ql_tokenizer_is_end(t, 151644));
@@ -230,8 +232,9 @@ START_TEST(broken_text_is_an_error_with_its_place)
         size_t length;
         const char *words;
     } cases[] = {
-        {"abc\xff", 4, "byte 3 (0xFF)"},   {"12345678\xc0\x80", 10, "byte 8 (0xC0)"}, {"\xed\xa0\x80", 3, "byte 0"},
-        {"a\xf4\x90\x80\x80", 5, "byte 1"}, {"ab\xe2\x82", 4, "byte 2"},
+        {"abc\xff", 4, "byte 3 (0xFF)"}, {"12345678\xc0\x80", 10, "byte 8 (0xC0)"},
+        {"\xed\xa0\x80", 3, "byte 0"},   {"a\xf4\x90\x80\x80", 5, "byte 1"},
+        {"ab\xe2\x82", 4, "byte 2"},
     };
     for (size_t i = 0; t && i < sizeof cases / sizeof *cases; i++) {
         ql_error err = {0};
@@ -260,14 +263,15 @@ static ql_status open_small(ql_tokenizer **t, const char *fields, const char *mo
 #define BYTE_LEVEL                                                                                                     \
     "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}"
 #define SPLIT_DIGITS                                                                                                   \
-    "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"           \
+    "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"          \
     "\"\\\\p{N}{1,3}|\\\\p{L}+|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},"                                 \
     "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},\"decoder\":{\"type\":\"ByteLevel\"}"
 
 START_TEST(both_layouts_of_merges_agree)
 {
-    static const char *const layouts[] = {"\"merges\":[\"h e\",\"t h\",\"t he\",\"\\u0120 t\"]",
-                                          "\"merges\":[[\"h\",\"e\"],[\"t\",\"h\"],[\"t\",\"he\"],[\"\\u0120\",\"t\"]]"};
+    static const char *const layouts[] = {
+        "\"merges\":[\"h e\",\"t h\",\"t he\",\"\\u0120 t\"]",
+        "\"merges\":[[\"h\",\"e\"],[\"t\",\"h\"],[\"t\",\"he\"],[\"\\u0120\",\"t\"]]"};
     for (int i = 0; i < 2; i++) {
         ql_tokenizer *t;
         ql_error err = {0};
@@ -295,10 +299,13 @@ START_TEST(templates_put_specials_around)
     ql_tokenizer *t;
     ql_error err = {0};
     const char *fields =
-        "\"added_tokens\":[{\"id\":90,\"content\":\"<s>\",\"special\":true},{\"id\":91,\"content\":\"</s>\",\"special\":"
+        "\"added_tokens\":[{\"id\":90,\"content\":\"<s>\",\"special\":true},{\"id\":91,\"content\":\"</"
+        "s>\",\"special\":"
         "true}],\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":"
-        "\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\","
-        "\"type_id\":0}},{\"SpecialToken\":{\"id\":\"</s>\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"ids\":[90]},"
+        "\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":"
+        "\"A\","
+        "\"type_id\":0}},{\"SpecialToken\":{\"id\":\"</"
+        "s>\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"ids\":[90]},"
         "\"</s>\":{\"ids\":[91]}}}]}," BYTE_LEVEL;
     ck_assert_ok(open_small(&t, fields, "\"merges\":[]", &err), &err);
     assert_encodes(t, "ab", QL_ENCODE_SPECIALS, "90 40 41 91");
@@ -312,15 +319,16 @@ START_TEST(added_tokens_keep_their_manners)
 {
     ql_tokenizer *t;
     ql_error err = {0};
-    const char *fields = "\"added_tokens\":[{\"id\":80,\"content\":\"abc\",\"single_word\":true},{\"id\":81,\"content\":\"<l>"
-                         "\",\"lstrip\":true},{\"id\":82,\"content\":\"<r>\",\"rstrip\":true},{\"id\":83,\"content\":\"<r>>\"}]"
-                         "," BYTE_LEVEL;
+    const char *fields =
+        "\"added_tokens\":[{\"id\":80,\"content\":\"abc\",\"single_word\":true},{\"id\":81,\"content\":\"<l>"
+        "\",\"lstrip\":true},{\"id\":82,\"content\":\"<r>\",\"rstrip\":true},{\"id\":83,\"content\":\"<r>>\"}]"
+        "," BYTE_LEVEL;
     ck_assert_ok(open_small(&t, fields, "\"merges\":[]", &err), &err);
     assert_encodes(t, "xabc abc", QL_ENCODE_PLAIN, "63 40 41 42 66 80");
     assert_encodes(t, "a  <l> b", QL_ENCODE_PLAIN, "40 81 66 41");
     assert_encodes(t, "a <r>\n b", QL_ENCODE_PLAIN, "40 66 82 41");
     assert_encodes(t, "a<r>>b", QL_ENCODE_PLAIN, "40 83 41"); /* the longest */
-    assert_encodes(t, "<r> <l>", QL_ENCODE_PLAIN, "82 81");    /* the space is spent once */
+    assert_encodes(t, "<r> <l>", QL_ENCODE_PLAIN, "82 81");   /* the space is spent once */
     ql_tokenizer_close(t);
 }
 END_TEST
@@ -332,10 +340,12 @@ START_TEST(unknown_components_are_named)
         ql_status status;
         const char *words;
     } cases[] = {
-        {"\"normalizer\":{\"type\":\"Lowercase\"}," BYTE_LEVEL, "\"merges\":[]", QL_ERR_UNSUPPORTED, "normalizer Lowercase"},
-        {"\"pre_tokenizer\":{\"type\":\"Whitespace\"}", "\"merges\":[]", QL_ERR_UNSUPPORTED, "pre_tokenizer Whitespace"},
-        {"\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}", "\"merges\":[]",
-         QL_ERR_UNSUPPORTED, "the pattern ("},
+        {"\"normalizer\":{\"type\":\"Lowercase\"}," BYTE_LEVEL, "\"merges\":[]", QL_ERR_UNSUPPORTED,
+         "normalizer Lowercase"},
+        {"\"pre_tokenizer\":{\"type\":\"Whitespace\"}", "\"merges\":[]", QL_ERR_UNSUPPORTED,
+         "pre_tokenizer Whitespace"},
+        {"\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}",
+         "\"merges\":[]", QL_ERR_UNSUPPORTED, "the pattern ("},
         {"\"post_processor\":{\"type\":\"BertProcessing\"}," BYTE_LEVEL, "\"merges\":[]", QL_ERR_UNSUPPORTED,
          "BertProcessing"},
         {"\"decoder\":{\"type\":\"WordPiece\"}", "\"merges\":[]", QL_ERR_UNSUPPORTED, "decoder WordPiece"},
@@ -347,7 +357,8 @@ START_TEST(unknown_components_are_named)
         {"\"added_tokens\":[{\"id\":3,\"content\":\"<s>\"}]," BYTE_LEVEL, "\"merges\":[]", QL_ERR_FORMAT, "id 3"},
         {"\"added_tokens\":[{\"id\":99999999999,\"content\":\"<s>\"}]," BYTE_LEVEL, "\"merges\":[]", QL_ERR_FORMAT,
          "added_tokens[0]"},
-        {"\"added_tokens\":[{\"id\":90,\"content\":\"\"}]," BYTE_LEVEL, "\"merges\":[]", QL_ERR_FORMAT, "added_tokens[0]"},
+        {"\"added_tokens\":[{\"id\":90,\"content\":\"\"}]," BYTE_LEVEL, "\"merges\":[]", QL_ERR_FORMAT,
+         "added_tokens[0]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ql_tokenizer *t;
@@ -412,10 +423,11 @@ START_TEST(marks_inside_tokens_are_honoured)
     char *folder = test_folder();
     ql_tokenizer *t;
     ql_error err = {0};
-    write_string(folder, "tokenizer.json",
-                 "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\\u2581\"},\"decoder\":{"
-                 "\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"never\"},\"model\":{\"vocab\":{"
-                 "\"a\":0,\"b\":1,\"\\u2581\":2,\"a\\u2581\":3,\"\\u2581b\":4},\"merges\":[\"a \\u2581\",\"\\u2581 b\"]}}");
+    write_string(
+        folder, "tokenizer.json",
+        "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\\u2581\"},\"decoder\":{"
+        "\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"never\"},\"model\":{\"vocab\":{"
+        "\"a\":0,\"b\":1,\"\\u2581\":2,\"a\\u2581\":3,\"\\u2581b\":4},\"merges\":[\"a \\u2581\",\"\\u2581 b\"]}}");
     ck_assert_ok(ql_tokenizer_open(&t, folder, &err), &err);
     assert_encodes(t, "a b", QL_ENCODE_PLAIN, "3 1");
     assert_encodes(t, "b b", QL_ENCODE_PLAIN, "1 4");
@@ -440,8 +452,9 @@ START_TEST(specials_come_from_the_files_beside)
     ck_assert(ql_tokenizer_is_end(t, 41) && ql_tokenizer_is_end(t, 42) && !ql_tokenizer_is_end(t, 43));
     ck_assert(!ql_tokenizer_adds_bos(t));
     ql_tokenizer_close(t);
-    write_string(folder, "tokenizer_config.json",
-                 "{\"bos_token\":null,\"eos_token\":{\"content\":\"the\"},\"add_bos_token\":true,\"add_eos_token\":true}");
+    write_string(
+        folder, "tokenizer_config.json",
+        "{\"bos_token\":null,\"eos_token\":{\"content\":\"the\"},\"add_bos_token\":true,\"add_eos_token\":true}");
     ck_assert_ok(ql_tokenizer_open(&t, folder, &err), &err);
     ck_assert_int_eq(ql_tokenizer_bos(t), -1);
     ck_assert_int_eq(ql_tokenizer_eos(t), 70);

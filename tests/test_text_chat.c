@@ -7,12 +7,16 @@
 #include "support.h"
 #include "text_support.h"
 
-#define M(role, text) {role, text, sizeof text - 1}
+#define M(role, text)                                                                                                  \
+    {                                                                                                                  \
+        role, text, sizeof text - 1                                                                                    \
+    }
 static const ql_message plain[] = {M("user", "Hi"), M("assistant", "Yo"), M("user", "and?")};
 static const ql_message with_system[] = {M("system", "be kind"), M("user", " Hi "), M("assistant", "Yo\n")};
 static const ql_message late_system[] = {M("user", "a"), M("system", "b"), M("assistant", "c")};
 
-#define QWEN_SYSTEM "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+#define QWEN_SYSTEM                                                                                                    \
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 
 static const struct {
     const char *folder, *name;
@@ -21,15 +25,18 @@ static const struct {
     const char *text;
 } renderings[] = {
     {"tokenizers/qwen2.5", NULL, plain, false,
-     QWEN_SYSTEM "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>user\nand?<|im_end|>\n"},
+     QWEN_SYSTEM
+     "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>user\nand?<|im_end|>\n"},
     {"tokenizers/qwen2.5", NULL, with_system, true,
      "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\nYo\n<|im_end|>\n"
      "<|im_start|>assistant\n"},
     {"tokenizers/qwen2.5", NULL, late_system, false,
-     QWEN_SYSTEM "<|im_start|>user\na<|im_end|>\n<|im_start|>system\nb<|im_end|>\n<|im_start|>assistant\nc<|im_end|>\n"},
+     QWEN_SYSTEM
+     "<|im_start|>user\na<|im_end|>\n<|im_start|>system\nb<|im_end|>\n<|im_start|>assistant\nc<|im_end|>\n"},
     {"tokenizers/tinyllama", NULL, plain, true,
      "<|user|>\nHi</s>\n<|assistant|>\nYo</s>\n<|user|>\nand?</s>\n<|assistant|>\n"},
-    {"tokenizers/tinyllama", NULL, with_system, false, "<|system|>\nbe kind</s>\n<|user|>\n Hi </s>\n<|assistant|>\nYo\n</s>\n"},
+    {"tokenizers/tinyllama", NULL, with_system, false,
+     "<|system|>\nbe kind</s>\n<|user|>\n Hi </s>\n<|assistant|>\nYo\n</s>\n"},
     {"tokenizers/tinyllama", "llama2", plain, true, "<s>[INST] Hi [/INST] Yo </s><s>[INST] and? [/INST]"},
     {"tokenizers/tinyllama", "llama2", with_system, false,
      "<s>[INST] <<SYS>>\nbe kind\n<</SYS>>\n\n Hi [/INST] Yo </s>"},
@@ -48,8 +55,9 @@ START_TEST(renders_as_the_models_template_does)
     ql_chat chat = {0};
     if (!t)
         return;
-    ck_assert_ok(ql_chat_render(t, renderings[_i].name, renderings[_i].messages, 3, renderings[_i].add_prompt, &chat, &err),
-                 &err);
+    ck_assert_ok(
+        ql_chat_render(t, renderings[_i].name, renderings[_i].messages, 3, renderings[_i].add_prompt, &chat, &err),
+        &err);
     ck_assert_str_eq(chat.text.data, renderings[_i].text);
     size_t at = 0;
     for (size_t i = 0; i < chat.count; i++) {
@@ -71,8 +79,9 @@ START_TEST(tokens_are_those_of_the_whole_text)
     ql_marks learn = {0};
     if (!t)
         return;
-    ck_assert_ok(ql_chat_encode(t, renderings[_i].name, renderings[_i].messages, 3, renderings[_i].add_prompt, &ids, &learn,
-                                &err), &err);
+    ck_assert_ok(ql_chat_encode(t, renderings[_i].name, renderings[_i].messages, 3, renderings[_i].add_prompt, &ids,
+                                &learn, &err),
+                 &err);
     ck_assert_ok(ql_tokenizer_encode(t, renderings[_i].text, strlen(renderings[_i].text), 0, &whole, &err), &err);
     char *wanted = strdup(spell_ids(whole.data, whole.count));
     ck_assert_str_eq(spell_ids(ids.data, ids.count), wanted);
@@ -168,10 +177,12 @@ static ql_tokenizer *open_with_template(const char *value)
     char *folder = test_folder(), json[8192];
     ql_tokenizer *t;
     ql_error err = {0};
-    snprintf(json, sizeof json,
-             "{\"added_tokens\":[{\"id\":90,\"content\":\"<s>\",\"special\":true}],\"pre_tokenizer\":{\"type\":\"ByteLevel\","
-             "\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"vocab\":{%s},\"merges\":[]}}",
-             BYTE_VOCAB);
+    snprintf(
+        json, sizeof json,
+        "{\"added_tokens\":[{\"id\":90,\"content\":\"<s>\",\"special\":true}],\"pre_tokenizer\":{\"type\":"
+        "\"ByteLevel\","
+        "\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"vocab\":{%s},\"merges\":[]}}",
+        BYTE_VOCAB);
     write_string(folder, "tokenizer.json", json);
     if (value) {
         snprintf(json, sizeof json, "{\"bos_token\":\"<s>\",\"chat_template\":%s}", value);
@@ -204,9 +215,10 @@ START_TEST(templates_are_recognized_by_their_marks)
     assert_renders("[{\"name\":\"tool_use\",\"template\":\"?\"},{\"name\":\"default\",\"template\":"
                    "\"{{bos_token}}<|im_start|> <|im_end|>\"}]",
                    one, 1, "<s><|im_start|>user\nx<|im_end|>\n");
-    assert_renders("\"<|start_header_id|> <|end_header_id|> <|eot_id|> Cutting Knowledge Date: December 2023\"", two, 2,
-                   "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul "
-                   "2024\n\ny<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nx<|eot_id|>");
+    assert_renders(
+        "\"<|start_header_id|> <|end_header_id|> <|eot_id|> Cutting Knowledge Date: December 2023\"", two, 2,
+        "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul "
+        "2024\n\ny<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nx<|eot_id|>");
 }
 END_TEST
 
@@ -246,7 +258,8 @@ START_TEST(unknown_templates_and_roles_are_errors)
     ck_assert_fails(ql_chat_render(t, "vicuna", one, 1, false, &chat, &err), QL_ERR_UNSUPPORTED, &err, "vicuna");
     ck_assert_fails(ql_chat_render(t, "chatml", tool, 2, false, &chat, &err), QL_ERR_ARG, &err, "role \"tool\"");
     ck_assert_fails(ql_chat_render(t, "llama2", swapped, 2, false, &chat, &err), QL_ERR_ARG, &err, "messages[0]");
-    ck_assert_fails(ql_chat_render(t, "llama2", alone, 1, false, &chat, &err), QL_ERR_ARG, &err, "system message alone");
+    ck_assert_fails(ql_chat_render(t, "llama2", alone, 1, false, &chat, &err), QL_ERR_ARG, &err,
+                    "system message alone");
     ck_assert_fails(ql_chat_render(t, "chatml", one, 0, false, &chat, &err), QL_ERR_ARG, &err, "without messages");
     ql_tokenizer_close(t);
 }

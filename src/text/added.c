@@ -12,7 +12,8 @@ size_t ql_added_reach(const ql_json_at *root)
 {
     size_t reach = 0, i;
     json_t *item;
-    json_array_foreach (ql_json_member(root, "added_tokens"), i, item) {
+    json_array_foreach(ql_json_member(root, "added_tokens"), i, item)
+    {
         json_int_t id = json_integer_value(json_object_get(item, "id"));
         if (id >= 0 && id <= QL_MAX_ID && (size_t)id >= reach)
             reach = (size_t)id + 1;

@@ -9,9 +9,9 @@ typedef struct ql_added_token {
     int32_t id;
     size_t begin, length; /* what to look for: bytes of the patterns */
     bool special;
-    bool normalized;      /* is looked for in the normalized text, and normalized itself */
-    bool single_word;     /* only between characters that belong to no word */
-    bool lstrip, rstrip;  /* swallows the white space on that side */
+    bool normalized;     /* is looked for in the normalized text, and normalized itself */
+    bool single_word;    /* only between characters that belong to no word */
+    bool lstrip, rstrip; /* swallows the white space on that side */
 } ql_added_token;
 
 typedef struct ql_added {

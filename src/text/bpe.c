@@ -64,7 +64,8 @@ static ql_status load_settings(ql_bpe *bpe, const ql_json_at *model, ql_error *e
     if (!status)
         status = ql_json_get_string(model, "unk_token", QL_OPTIONAL, &unk, NULL, err);
     if (!status && unk && (bpe->unk = ql_vocab_find(bpe->vocab, unk, strlen(unk))) < 0)
-        status = ql_fail(err, QL_ERR_FORMAT, "%s: model.unk_token \"%.40s\" is not in the vocabulary", model->file, unk);
+        status =
+            ql_fail(err, QL_ERR_FORMAT, "%s: model.unk_token \"%.40s\" is not in the vocabulary", model->file, unk);
     return status;
 }
 

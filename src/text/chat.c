@@ -59,7 +59,8 @@ static ql_status check_messages(const ql_message *messages, size_t count, ql_err
         while (role < 3 && strcmp(messages[i].role, roles[role]) != 0)
             role++;
         if (role == 3)
-            return ql_fail(err, QL_ERR_ARG, "messages[%zu]: role \"%.40s\" is not known; known: system, user, assistant", i,
+            return ql_fail(err, QL_ERR_ARG,
+                           "messages[%zu]: role \"%.40s\" is not known; known: system, user, assistant", i,
                            messages[i].role);
     }
     return QL_OK;

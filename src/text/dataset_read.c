@@ -55,10 +55,13 @@ static ql_status read_text(reading *r, ql_error *err)
     while (blank < length && strchr(" \t\r\n", text[blank]) && text[blank])
         blank++;
     if (blank == length)
-        status = ql_fail(err, QL_ERR_FORMAT, "%s: %s", r->path, map.size ? "nothing but white space" : "the file is empty");
+        status =
+            ql_fail(err, QL_ERR_FORMAT, "%s: %s", r->path, map.size ? "nothing but white space" : "the file is empty");
     else if (valid < length)
-        status = ql_fail(err, QL_ERR_FORMAT, "%s:%zu: byte %zu of the file (0x%02X) is not UTF-8; convert it, for example "
-                         "with iconv", r->path, line_of(text, valid), valid + map.size - length, (uint8_t)text[valid]);
+        status = ql_fail(err, QL_ERR_FORMAT,
+                         "%s:%zu: byte %zu of the file (0x%02X) is not UTF-8; convert it, for example "
+                         "with iconv",
+                         r->path, line_of(text, valid), valid + map.size - length, (uint8_t)text[valid]);
     if (!status)
         status = ql_tokenizer_encode(r->tokenizer, text, length, QL_ENCODE_PLAIN, &r->data->stream, err);
     ql_map_close(&map);
@@ -67,7 +70,8 @@ static ql_status read_text(reading *r, ql_error *err)
     r->data->bos = r->bos;
     status = ql_dataset_pack(r->data, err);
     if (!status && !r->data->count)
-        return ql_fail(err, QL_ERR_FORMAT, "%s: a text of %zu tokens has nothing to learn", r->path, r->data->stream.count);
+        return ql_fail(err, QL_ERR_FORMAT, "%s: a text of %zu tokens has nothing to learn", r->path,
+                       r->data->stream.count);
     return status;
 }
 
@@ -92,9 +96,9 @@ static ql_status add_string(reading *r, const ql_json_at *object, const char *ke
     if (status)
         return status;
     int32_t last = before ? r->ids.data[before - 1] : -1;
-    ql_place place = !before || (before == 1 && last == r->bos)  ? QL_PLACE_START
-                     : r->tokenizer->added.kinds[last] ? QL_PLACE_AFTER
-                                                       : QL_PLACE_CONTINUED;
+    ql_place place = !before || (before == 1 && last == r->bos) ? QL_PLACE_START
+                     : r->tokenizer->added.kinds[last]          ? QL_PLACE_AFTER
+                                                                : QL_PLACE_CONTINUED;
     status = ql_encode_at(r->tokenizer, place, text, length, (ql_literals){0}, &r->ids, err);
     if (status)
         return ql_fail_in(err, status, "%s:%zu: %s", object->file, object->line, key);
@@ -122,13 +126,13 @@ static ql_status encode_chat(reading *r, size_t count, const ql_json_at *list, q
     bool answered = !r->options.mask_prompt;
     for (size_t i = 0; i < count; i++)
         answered = answered || strcmp(r->messages[i].role, "assistant") == 0;
-    ql_status status = ql_chat_encode(r->tokenizer, r->options.chat_template, r->messages, count, false, &r->ids,
-                                      &r->learn, err);
+    ql_status status =
+        ql_chat_encode(r->tokenizer, r->options.chat_template, r->messages, count, false, &r->ids, &r->learn, err);
     if (status)
         return ql_fail_in(err, status, "%s:%zu", list->file, list->line);
     if (!answered)
-        return ql_fail(err, QL_ERR_FORMAT, "%s:%zu: messages: no turn of the assistant, so nothing to learn", list->file,
-                       list->line);
+        return ql_fail(err, QL_ERR_FORMAT, "%s:%zu: messages: no turn of the assistant, so nothing to learn",
+                       list->file, list->line);
     bool ended = false;
     for (size_t i = 0; i < r->ids.count && !ended; i++)
         ended = r->learn.data[i] && ql_tokenizer_is_end(r->tokenizer, r->ids.data[i]);
@@ -176,12 +180,12 @@ static ql_status unknown_shape(const ql_json_at *object, ql_error *err)
     size_t used = 0;
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)object->value, key, value)
-        if (used < sizeof keys - 48)
-            used += (size_t)snprintf(keys + used, sizeof keys - used, "%s\"%.40s\"", used ? ", " : "", key);
-    return ql_fail(err, QL_ERR_FORMAT,
-                   "%s:%zu: an object with the keys %s; known are: \"text\"; \"prompt\" and \"completion\"; \"messages\"",
-                   object->file, object->line, used ? keys : "(none)");
+    json_object_foreach((json_t *)object->value, key, value) if (used < sizeof keys - 48) used +=
+        (size_t)snprintf(keys + used, sizeof keys - used, "%s\"%.40s\"", used ? ", " : "", key);
+    return ql_fail(
+        err, QL_ERR_FORMAT,
+        "%s:%zu: an object with the keys %s; known are: \"text\"; \"prompt\" and \"completion\"; \"messages\"",
+        object->file, object->line, used ? keys : "(none)");
 }
 
 /* Which kind of lines the first one says there are. */
@@ -189,10 +193,10 @@ static ql_status find_kind(line_reader **reader, const ql_json_at *object, ql_er
 {
     if (!json_is_object(object->value))
         return ql_json_expected(object, "an object", err);
-    *reader = ql_json_member(object, "messages") ? read_chat
+    *reader = ql_json_member(object, "messages")                                         ? read_chat
               : ql_json_member(object, "prompt") && ql_json_member(object, "completion") ? read_completion
-              : ql_json_member(object, "text") ? read_document
-                                               : NULL;
+              : ql_json_member(object, "text")                                           ? read_document
+                                                                                         : NULL;
     return *reader ? QL_OK : unknown_shape(object, err);
 }
 
@@ -238,7 +242,8 @@ static ql_status find_format(reading *r, ql_error *err)
     if (*format != QL_DATA_AUTO)
         return QL_OK;
     if (ends_in(r->path, ".json"))
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a .json file; write one object a line and call it .jsonl", r->path);
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a .json file; write one object a line and call it .jsonl",
+                       r->path);
     if (ends_in(r->path, ".txt") || ends_in(r->path, ".jsonl") || ends_in(r->path, ".ndjson")) {
         *format = ends_in(r->path, ".txt") ? QL_DATA_TEXT : QL_DATA_JSONL;
         return QL_OK;
@@ -257,7 +262,8 @@ static ql_status find_bos(reading *r, ql_error *err)
     int32_t bos = ql_tokenizer_bos(r->tokenizer);
     if (r->options.bos == QL_BOS_ALWAYS && bos < 0)
         return ql_fail(err, QL_ERR_ARG, "a BOS is asked for, and the tokenizer has none");
-    bool wanted = r->options.bos == QL_BOS_ALWAYS || (r->options.bos == QL_BOS_AUTO && ql_tokenizer_adds_bos(r->tokenizer));
+    bool wanted =
+        r->options.bos == QL_BOS_ALWAYS || (r->options.bos == QL_BOS_AUTO && ql_tokenizer_adds_bos(r->tokenizer));
     r->bos = wanted ? bos : -1;
     return QL_OK;
 }
@@ -279,7 +285,8 @@ static ql_status add_warnings(const reading *r, ql_error *err)
     if (truncated)
         fits = warn(d, "%zu samples have more than %zu targets and were cut", truncated, r->options.sequence);
     if (d->skipped && fits)
-        fits = warn(d, "%zu lines were skipped: nothing to learn in their first %zu tokens", d->skipped, r->options.sequence);
+        fits = warn(d, "%zu lines were skipped: nothing to learn in their first %zu tokens", d->skipped,
+                    r->options.sequence);
     if (r->no_end && fits)
         fits = warn(d, "no end token stands behind the answers: the model will not learn to stop", 0, 0);
     return fits ? QL_OK : no_memory(err);

@@ -10,8 +10,8 @@
 struct ql_decoder {
     const ql_tokenizer *tokenizer;
     unsigned flags;
-    size_t strip;     /* leading spaces still to take away */
-    char pending[4];  /* the beginning of a character */
+    size_t strip;    /* leading spaces still to take away */
+    char pending[4]; /* the beginning of a character */
     size_t pending_count;
 };
 
@@ -36,7 +36,8 @@ static ql_status load_strip(ql_spelling *spelling, const ql_json_at *step, ql_er
     if (!status)
         status = ql_json_get_size(step, "stop", QL_REQUIRED, 0, 1024, &stop, err);
     if (!status && (strcmp(content, " ") != 0 || stop))
-        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: decoder: Strip is supported for spaces at the start only", step->file);
+        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: decoder: Strip is supported for spaces at the start only",
+                         step->file);
     spelling->strip = start;
     return status;
 }
@@ -82,8 +83,8 @@ ql_status ql_spelling_load(ql_spelling *spelling, bool bytes, const ql_json_at *
 {
     ql_status status = ql_steps_load(root, "decoder", "decoders", load_step, spelling, err);
     if (!status && spelling->bytes != bytes)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: of pre_tokenizer and decoder one is ByteLevel and the other is not",
-                       root->file);
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "%s: of pre_tokenizer and decoder one is ByteLevel and the other is not", root->file);
     return status;
 }
 

@@ -15,8 +15,8 @@ ql_status ql_short_string(char *to, size_t size, const ql_json_at *object, const
     if (status)
         return status;
     if (strlen(text) >= size)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s.%s: \"%.40s\" has more than %zu bytes", object->file, object->path,
-                       key, text, size - 1);
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s.%s: \"%.40s\" has more than %zu bytes", object->file,
+                       object->path, key, text, size - 1);
     strcpy(to, text);
     return QL_OK;
 }

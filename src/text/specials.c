@@ -127,7 +127,8 @@ static ql_status find_template(ql_tokenizer *t, const config *file, ql_error *er
     const json_t *value = json_object_get(file->json, "chat_template");
     size_t i;
     json_t *named;
-    json_array_foreach (value, i, named) {
+    json_array_foreach(value, i, named)
+    {
         const char *name = json_string_value(json_object_get(named, "name"));
         if (name && strcmp(name, "default") == 0) {
             value = json_object_get(named, "template");

@@ -9,8 +9,7 @@
 #include "text/utf8.h"
 
 /* The pattern that ByteLevel has built in, by GPT-2. */
-static const char gpt2_pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 #define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 
@@ -21,14 +20,15 @@ static const struct {
     const char *instead, *in_class; /* in_class NULL: as outside */
 } differing[] = {
     {'s', "\\p{White_Space}", NULL}, {'S', "\\P{White_Space}", NULL}, {'h', "\\p{AHex}", NULL},
-    {'H', "\\P{AHex}", NULL},        {'w', "[" WORD "]", WORD},        {'W', "[^" WORD "]", "\\W"},
+    {'H', "\\P{AHex}", NULL},        {'w', "[" WORD "]", WORD},       {'W', "[^" WORD "]", "\\W"},
 };
 
 static bool translate_escape(const char *at, bool in_class, ql_text *out)
 {
     for (size_t i = 0; i < sizeof differing / sizeof *differing; i++)
         if (at[1] == differing[i].escape)
-            return ql_text_add_string(out, in_class && differing[i].in_class ? differing[i].in_class : differing[i].instead);
+            return ql_text_add_string(out,
+                                      in_class && differing[i].in_class ? differing[i].in_class : differing[i].instead);
     return ql_text_add(out, at, 2);
 }
 
@@ -53,8 +53,8 @@ static ql_status compile(ql_split *split, const char *pattern, const char *file,
     size_t at = 0;
     bool memory = translate(pattern, &translated);
     if (memory)
-        split->code = pcre2_compile((PCRE2_SPTR)translated.data, translated.length, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                                    &code, &at, NULL);
+        split->code = pcre2_compile((PCRE2_SPTR)translated.data, translated.length,
+                                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
     ql_text_free(&translated);
     if (memory && !split->code) {
         char why[120];
@@ -86,8 +86,9 @@ static ql_status add_split(loading *into, ql_split split, const char *pattern, c
 static ql_status add_edit(loading *into, ql_edit edit, const ql_json_at *step, ql_error *err)
 {
     if (into->splits->count)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s: a step that changes the text after one that splits it is not supported",
-                       step->file, step->path);
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "%s: %s: a step that changes the text after one that splits it is not supported", step->file,
+                       step->path);
     if (!ql_edits_add(into->edits, &edit))
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: pre_tokenizer: too many steps", step->file);
     return QL_OK;
@@ -149,7 +150,8 @@ static ql_status load_digits(loading *into, const ql_json_at *step, ql_error *er
 {
     bool each = false;
     ql_status status = ql_json_get_bool(step, "individual_digits", QL_OPTIONAL, &each, err);
-    return status ? status : add_split(into, (ql_split){.kind = QL_SPLIT_REGEX}, each ? "\\p{N}" : "\\p{N}+", step, err);
+    return status ? status
+                  : add_split(into, (ql_split){.kind = QL_SPLIT_REGEX}, each ? "\\p{N}" : "\\p{N}+", step, err);
 }
 
 static ql_status load_metaspace(loading *into, const ql_json_at *step, ql_error *err)
@@ -187,7 +189,8 @@ static ql_status load_step(void *ctx, const ql_json_at *step, const char *type, 
         {"ByteLevel", load_byte_level}, {"Split", load_split}, {"Digits", load_digits}, {"Metaspace", load_metaspace}};
     loading *into = ctx;
     if (into->splits->bytes)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s: %s after ByteLevel is not supported", step->file, step->path, type);
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s: %s after ByteLevel is not supported", step->file, step->path,
+                       type);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(type, known[i].type) == 0)
             return known[i].load(into, step, err);
@@ -244,8 +247,8 @@ static ql_status by_regex(const walk *w, size_t step, const char *text, size_t l
         size_t begin = length, end = length;
         int found = next_match(split, text, length, from);
         if (found < 0 && found != PCRE2_ERROR_NOMATCH)
-            return ql_fail(err, QL_ERR_UNSUPPORTED, "splitting into words: the regular expression gave up (PCRE2 error %d)",
-                           found);
+            return ql_fail(err, QL_ERR_UNSUPPORTED,
+                           "splitting into words: the regular expression gave up (PCRE2 error %d)", found);
         if (found > 0) {
             const size_t *where = pcre2_get_ovector_pointer(split->match);
             begin = where[0], end = where[1];

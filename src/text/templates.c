@@ -153,7 +153,8 @@ ql_status ql_render_chatml(ql_rendering *r, ql_error *err)
     bool thinks = strstr(r->model_template, "last_query_index") && strstr(r->model_template, "<think>");
     bool fits = !strstr(r->model_template, "bos_token") || token(r, r->tokenizer->bos, READ);
     if (!is(r->messages[0], "system") && default_system(r->model_template, &system.content, &system.length))
-        fits = fits && markup(r, "<|im_start|>system\n", READ) && words(r, system, READ) && markup(r, "<|im_end|>\n", READ);
+        fits = fits && markup(r, "<|im_start|>system\n", READ) && words(r, system, READ) &&
+               markup(r, "<|im_end|>\n", READ);
     for (size_t i = 0; i < r->count && fits; i++) {
         ql_message m = r->messages[i];
         piece_kind kind = is(m, "assistant") ? LEARN : READ;
@@ -170,10 +171,11 @@ static ql_status check_alternation(const ql_rendering *r, size_t from, ql_error 
     for (size_t i = from; i < r->count; i++) {
         const char *wanted = (i - from) % 2 ? "assistant" : "user";
         if (!is(r->messages[i], wanted))
-            return ql_fail(err, QL_ERR_ARG,
-                           "messages[%zu]: role \"%s\" where llama2 wants \"%s\": after an optional system message user "
-                           "and assistant take turns",
-                           i, r->messages[i].role, wanted);
+            return ql_fail(
+                err, QL_ERR_ARG,
+                "messages[%zu]: role \"%s\" where llama2 wants \"%s\": after an optional system message user "
+                "and assistant take turns",
+                i, r->messages[i].role, wanted);
     }
     return from < r->count ? QL_OK : ql_fail(err, QL_ERR_ARG, "a chat of a system message alone");
 }
@@ -187,7 +189,8 @@ ql_status ql_render_llama2(ql_rendering *r, ql_error *err)
     for (size_t i = from; i < r->count && fits && !status; i++) {
         ql_message m = trimmed(r->messages[i]);
         if (is(m, "assistant")) {
-            fits = markup(r, " ", LEARN) && words(r, m, LEARN) && markup(r, " ", LEARN) && token(r, r->tokenizer->eos, LEARN);
+            fits = markup(r, " ", LEARN) && words(r, m, LEARN) && markup(r, " ", LEARN) &&
+                   token(r, r->tokenizer->eos, LEARN);
             continue;
         }
         fits = token(r, r->tokenizer->bos, READ) && markup(r, "[INST] ", READ);

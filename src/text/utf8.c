@@ -9,7 +9,10 @@ ql_utf8 ql_utf8_next(const char *text, size_t length)
     ql_utf8 c = {s[0], 1, QL_UTF8_WHOLE};
     if (s[0] < 0x80)
         return c;
-    size_t need = s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    size_t need = s[0] >= 0xc2 && s[0] < 0xe0   ? 2
+                  : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+                  : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                                : 0;
     if (!need) {
         c.state = QL_UTF8_BAD;
         return c;

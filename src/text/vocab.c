@@ -45,7 +45,8 @@ ql_status ql_vocab_put(ql_vocab *vocab, const char *text, size_t length, int64_t
                        (long long)id);
     const char *other = ql_vocab_text(vocab, (int32_t)id, NULL);
     if (other)
-        return ql_fail(err, QL_ERR_FORMAT, "id %lld has two tokens, \"%.40s\" and \"%.40s\"", (long long)id, other, text);
+        return ql_fail(err, QL_ERR_FORMAT, "id %lld has two tokens, \"%.40s\" and \"%.40s\"", (long long)id, other,
+                       text);
     vocab->tokens[id] = (ql_token){vocab->texts.length, length};
     vocab->slots[slot] = (int32_t)id;
     if (!ql_text_add(&vocab->texts, text, length) || !ql_text_add(&vocab->texts, "", 1))
@@ -74,7 +75,8 @@ ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, 
     size_t count = least, length;
     const char *text;
     json_t *id;
-    json_object_keylen_foreach ((json_t *)texts.value, text, length, id) {
+    json_object_keylen_foreach((json_t *)texts.value, text, length, id)
+    {
         json_int_t value = json_is_integer(id) ? json_integer_value(id) : -1;
         if (value < 0 || value > QL_MAX_ID)
             return ql_fail(err, QL_ERR_FORMAT, "%s: model.vocab: the id of \"%.40s\" is no integer from 0 to %d",
@@ -85,7 +87,8 @@ ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, 
         return ql_json_expected(&texts, "tokens and ids", err);
     if ((status = allocate(vocab, count, err)))
         return status;
-    json_object_keylen_foreach ((json_t *)texts.value, text, length, id) {
+    json_object_keylen_foreach((json_t *)texts.value, text, length, id)
+    {
         if ((status = ql_vocab_put(vocab, text, length, json_integer_value(id), err)))
             return ql_fail_in(err, status, "%s: model.vocab", model->file);
     }
