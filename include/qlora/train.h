@@ -37,6 +37,9 @@ QL_API ql_status ql_trainer_create(ql_trainer **out, ql_model *model, const ql_d
 /* Optimizer steps of the whole run. */
 QL_API size_t ql_trainer_steps(const ql_trainer *trainer);
 
+/* Steps done so far, those before a checkpoint included. */
+QL_API size_t ql_trainer_done(const ql_trainer *trainer);
+
 typedef struct ql_step_report {
     size_t step;           /* 1 for the first */
     double epoch;          /* passes over the data so far */
@@ -50,6 +53,19 @@ typedef struct ql_step_report {
 /* One optimizer step. QL_ERR_VALUE when the loss or the gradient is not finite: the message names the step,
  * and the adapters are unchanged. QL_ERR_ARG when the run is complete. */
 QL_API ql_status ql_trainer_step(ql_trainer *trainer, ql_step_report *report, ql_error *err);
+
+/* Writes a checkpoint between two steps: adapter masters, Adam's moments, the place in the data and in the schedule,
+ * the counters of dropout, and what tells whether another run may go on from it. One safetensors file, which
+ * appears whole or not at all: what was there stays until it is durable. */
+QL_API ql_status ql_trainer_save(const ql_trainer *trainer, const char *path, ql_error *err);
+
+/* Goes on from a checkpoint: the steps that follow leave the same adapter, bit for bit, as if the run had never been
+ * stopped (on the same instruction set; threads may differ). The trainer is a new one of the same model, adapters
+ * (their values do not matter), data and options. QL_ERR_ARG names the first thing that would make the mathematics
+ * differ, with both values: weights, format, data, rank, ..., batch size, learning rate, seed. `steps` may differ
+ * where the schedule does not depend on it (constant); recomputation, threads and on_nonfinite may always.
+ * QL_ERR_FORMAT for a file that is no checkpoint, of another version, or damaged. On error nothing has changed. */
+QL_API ql_status ql_trainer_resume(ql_trainer *trainer, const char *path, ql_error *err);
 
 /* Bytes held, by class. */
 typedef struct ql_trainer_bytes {

@@ -1,6 +1,8 @@
 /* qlora finetune: the options and the run. */
 #include "cli/finetune.h"
 
+#include <unistd.h>
+
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 
@@ -20,6 +22,10 @@ static const cli_option file_options[] = {
      "hold out the last part of --data instead"},
     {"adapter", CLI_TEXT, FIELD(common.adapter), "DIR", NULL, 0, 0, false, FILES,
      "go on training this PEFT adapter instead of a new one"},
+    {"save-every", CLI_SIZE, FIELD(save_every), "N", "100", 0, 1e9, false, FILES,
+     "write checkpoint.safetensors into --output every N steps; 0: only when the run is stopped"},
+    {"resume", CLI_FLAG, FIELD(resume), NULL, "no", 0, 0, false, FILES,
+     "go on from the checkpoint in --output, with the same options, to the same adapter"},
     {0},
 };
 
@@ -76,38 +82,71 @@ static int save(finetune *f)
     return CLI_OK;
 }
 
+static int save_checkpoint(finetune *f)
+{
+    ql_error err = {0};
+    if (ql_trainer_save(f->trainer, f->checkpoint, &err)) {
+        cli_progress_break(&f->progress);
+        return cli_failed(&err);
+    }
+    return CLI_OK;
+}
+
+/* A run that ends before its last step leaves its adapter and a checkpoint. */
+static int save_both(finetune *f)
+{
+    int status = save(f);
+    return status == CLI_OK ? save_checkpoint(f) : status;
+}
+
 /* A step that fails leaves the adapters as the step before it made them: they are worth keeping. */
 static int give_up(finetune *f, const ql_error *err)
 {
     cli_progress_break(&f->progress);
     cli_failed(err);
-    if (f->progress.done && save(f) == CLI_OK)
-        fprintf(stderr, "The adapter of step %zu is in %s.\n", f->progress.done, f->v->output);
+    if (f->progress.done && save_both(f) == CLI_OK)
+        finetune_say_how_to_go_on(f);
     return CLI_FAILED;
+}
+
+/* What is due after a step besides the log: held-out loss, a checkpoint. */
+static int after_step(finetune *f, size_t step)
+{
+    size_t every = f->v->eval_every;
+    if (f->v->save_every && step % f->v->save_every == 0 && save_checkpoint(f) != CLI_OK)
+        return CLI_FAILED;
+    if (every && step % every == 0 && !cli_interrupted()) {
+        char when[48];
+        snprintf(when, sizeof when, "at step %zu", step);
+        if (measure(f, step, when, &f->after) != CLI_OK)
+            return give_up(f, &(ql_error){.message = "the held-out data could not be evaluated"});
+    }
+    return CLI_OK;
 }
 
 static int train(finetune *f)
 {
     ql_error err = {0};
-    size_t steps = ql_trainer_steps(f->trainer), every = f->v->eval_every;
+    size_t steps = ql_trainer_steps(f->trainer);
     cli_progress_start(&f->progress, f->v->common.quiet ? NULL : stderr, steps);
     cli_interrupt_catch();
-    for (size_t step = 1; step <= steps && !cli_interrupted(); step++) {
+    while (ql_trainer_done(f->trainer) < steps && !cli_interrupted()) {
         ql_step_report report;
         if (ql_trainer_step(f->trainer, &report, &err))
             return give_up(f, &err);
         f->last_loss = report.loss;
         cli_progress_step(&f->progress, &report);
         cli_runlog_step(&f->log, &report);
-        if (every && step % every == 0 && step < steps && !cli_interrupted()) {
-            char when[48];
-            snprintf(when, sizeof when, "at step %zu", step);
-            if (measure(f, step, when, &f->after) != CLI_OK)
-                return give_up(f, &(ql_error){.message = "the held-out data could not be evaluated"});
-        }
+        if (report.step < steps && after_step(f, report.step) != CLI_OK)
+            return CLI_FAILED;
     }
-    f->interrupted = f->progress.done < steps;
-    return save(f);
+    f->interrupted = ql_trainer_done(f->trainer) < steps;
+    if (f->interrupted)
+        return save_both(f);
+    int status = save(f);
+    if (status == CLI_OK)
+        unlink(f->checkpoint); /* only now: the adapter is durable */
+    return status;
 }
 
 static int finish(finetune *f)
@@ -116,7 +155,7 @@ static int finish(finetune *f)
         finetune_say_how_to_go_on(f);
         f->after = (ql_eval_report){0};
     } else if (f->valid) {
-        int status = measure(f, f->progress.done, "after", &f->after);
+        int status = measure(f, ql_trainer_done(f->trainer), "after", &f->after);
         if (status != CLI_OK)
             return status;
     }
@@ -131,9 +170,9 @@ static int run(const cli_args *args)
         status = finetune_load(&f);
     if (status == CLI_OK) {
         finetune_introduce(&f);
-        cli_runlog_start(&f.log, &f.session, ql_trainer_steps(f.trainer));
+        cli_runlog_start(&f.log, &f.session, ql_trainer_steps(f.trainer), f.resumed_at);
         if (f.valid)
-            status = measure(&f, 0, "before", &f.before);
+            status = measure(&f, f.resumed_at, f.resumed_at ? "where it goes on" : "before", &f.before);
     }
     if (status == CLI_OK)
         status = train(&f);
@@ -163,9 +202,12 @@ const cli_command cli_finetune = {
              "prompts with completions and of chats, the completions and the assistant's turns count in the loss, "
              "nothing else.",
     .examples = examples,
-    .notes = "Ctrl-C or SIGTERM ends after the current step, saves the adapter, says how to go on, and exits with 0. "
-             "Before the first step, or a second time, it quits at once without saving (130 in a shell, 143 for "
-             "SIGTERM); what was in the output folder stays as it was.",
+    .notes = "Ctrl-C or SIGTERM ends after the current step, saves the adapter and a checkpoint, says how to go on, "
+             "and exits with 0. A run that is killed loses at most the steps since its last checkpoint; one that ends "
+             "removes it. Resumed runs leave the adapter that an unbroken one would have left, bit for bit; other "
+             "--steps or --epochs are fine where --schedule is constant. Before the first step, or a second time, "
+             "Ctrl-C quits at once without saving (130 in a shell, 143 for SIGTERM); what was in the output folder "
+             "stays as it was.",
     .options = options,
     .values = sizeof(finetune_values),
     .run = run,

@@ -17,7 +17,8 @@ typedef struct finetune_values {
     size_t batch_size, grad_accum, steps, warmup_steps, eval_every, seed;
     double epochs, lr, warmup_ratio, weight_decay, max_grad_norm;
     const char *schedule;
-    bool recompute;
+    bool recompute, resume;
+    size_t save_every;
 } finetune_values;
 
 /* Zeroed is empty; finetune_close() takes any state. */
@@ -27,6 +28,8 @@ typedef struct finetune {
     ql_lora_options lora;
     ql_train_options train;
     bool made_output;
+    char checkpoint[4096 + 32]; /* its path in the output folder */
+    size_t resumed_at;         /* steps done before this run */
     ql_dataset *data, *valid;
     ql_trainer *trainer;
     cli_runlog log;

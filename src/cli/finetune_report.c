@@ -63,6 +63,8 @@ void finetune_introduce(const finetune *f)
     cli_say(&f->session, "Run       %zu steps of %zu samples, %s schedule from %g%s\n", ql_trainer_steps(f->trainer),
             t->batch_size * t->grad_accum, ql_schedule_name(t->schedule), t->lr,
             t->recompute ? ", activations recomputed" : "");
+    if (f->resumed_at)
+        cli_say(&f->session, "Resumed   after step %zu, from %s\n", f->resumed_at, f->checkpoint);
     cli_say(&f->session, "Threads   %zu (%s)\n", ql_workers_count(f->session.workers), ql_cpu_describe());
     introduce_memory(f);
 }
@@ -124,7 +126,8 @@ static int conclude_as_json(const finetune *f)
     ql_json_integer(&json, "samples", (int64_t)stats.samples);
     ql_json_integer(&json, "truncated", (int64_t)stats.truncated);
     ql_json_integer(&json, "skipped", (int64_t)stats.skipped);
-    ql_json_integer(&json, "steps", (int64_t)p->done);
+    ql_json_integer(&json, "steps", (int64_t)ql_trainer_done(f->trainer));
+    ql_json_integer(&json, "resumed_at", (int64_t)f->resumed_at);
     ql_json_integer(&json, "steps_planned", (int64_t)p->steps);
     ql_json_bool(&json, "interrupted", f->interrupted);
     ql_json_number(&json, "first_loss", p->first_loss);
@@ -164,21 +167,12 @@ static void print_quoted(const char *word)
 
 void finetune_say_how_to_go_on(const finetune *f)
 {
-    /* These are in the adapter, or count from here on. A new seed: another order of the data. */
-    static const char *const replaced[] = {"adapter", "rank",           "alpha",        "rslora",
-                                           "dropout", "target-modules", "epochs",       "steps",
-                                           "seed",    "warmup-steps",   "warmup-ratio", NULL};
     const cli_args *args = f->session.args;
     const cli_option *option;
-    fprintf(stderr,
-            "Stopped after step %zu of %zu; the adapter is in %s. To go on from it, with a new optimizer and schedule:"
-            "\n  qlora finetune",
-            f->progress.done, f->progress.steps, f->v->output);
+    fprintf(stderr, "Stopped after step %zu of %zu; the adapter is in %s. To go on:\n  qlora finetune",
+            ql_trainer_done(f->trainer), ql_trainer_steps(f->trainer), f->v->output);
     for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++) {
-        bool skip = !args->given[i];
-        for (size_t j = 0; replaced[j]; j++)
-            skip |= strcmp(option->name, replaced[j]) == 0;
-        if (skip)
+        if (!args->given[i] || strcmp(option->name, "resume") == 0)
             continue;
         bool flag = option->kind == CLI_FLAG;
         fprintf(stderr, " --%s%s%s", flag && strcmp(args->given[i], "no") == 0 ? "no-" : "", option->name,
@@ -188,7 +182,5 @@ void finetune_say_how_to_go_on(const finetune *f)
         if (!flag)
             print_quoted(args->given[i]);
     }
-    fputs(" --adapter ", stderr);
-    print_quoted(f->v->output);
-    fprintf(stderr, " --steps %zu --seed %zu\n", f->progress.steps - f->progress.done, f->v->seed + 1);
+    fputs(" --resume\n", stderr);
 }

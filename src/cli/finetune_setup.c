@@ -63,6 +63,22 @@ static int open_data(finetune *f)
     return status;
 }
 
+/* A checkpoint is hours of work: a run that would write over one must be told to go on from it. */
+static int find_checkpoint(finetune *f)
+{
+    snprintf(f->checkpoint, sizeof f->checkpoint, "%s/checkpoint.safetensors", f->v->output);
+    cli_output_sweep(f->v->output);
+    bool there = access(f->checkpoint, F_OK) == 0;
+    if (f->v->resume && !there)
+        return cli_failed_with("%s: not there, so there is nothing to --resume (a run that ended removes it)",
+                               f->checkpoint);
+    if (!f->v->resume && there)
+        return cli_failed_with("%s: the checkpoint of a run that was stopped; add --resume to go on from it, or remove "
+                               "it to begin anew",
+                               f->checkpoint);
+    return CLI_OK;
+}
+
 int finetune_prepare(finetune *f, const cli_args *args)
 {
     f->v = args->values;
@@ -77,6 +93,8 @@ int finetune_prepare(finetune *f, const cli_args *args)
         status = open_data(f);
     if (status == CLI_OK)
         status = cli_output_make(f->v->output, &f->made_output);
+    if (status == CLI_OK)
+        status = find_checkpoint(f);
     return status == CLI_OK ? cli_runlog_open(&f->log, f->v->log) : status;
 }
 
@@ -102,6 +120,9 @@ int finetune_load(finetune *f)
         if (plan(f, &err))
             return cli_failed(&err);
     }
+    if (f->v->resume && ql_trainer_resume(f->trainer, f->checkpoint, &err))
+        return cli_failed(&err);
+    f->resumed_at = ql_trainer_done(f->trainer);
     return CLI_OK;
 }
 

@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include "cli/output.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,4 +49,24 @@ int cli_output_make(const char *dir, bool *made)
     close(file);
     unlink(path);
     return CLI_OK;
+}
+
+/* Temporary files are called NAME.tmp-PROCESS-NUMBER: those of processes that live are somebody's. */
+void cli_output_sweep(const char *dir)
+{
+    static const char *const names[] = {"checkpoint.safetensors", "adapter_model.safetensors", "adapter_config.json"};
+    DIR *folder = opendir(dir);
+    for (struct dirent *entry; folder && (entry = readdir(folder)) != NULL;) {
+        const char *mark = strstr(entry->d_name, ".tmp-");
+        size_t length = mark ? (size_t)(mark - entry->d_name) : 0;
+        bool ours = false;
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            ours |= strlen(names[i]) == length && memcmp(entry->d_name, names[i], length) == 0;
+        int process, number, end = 0;
+        if (ours && sscanf(mark, ".tmp-%d-%d%n", &process, &number, &end) == 2 && !mark[end] && process > 0 &&
+            kill(process, 0) != 0 && errno == ESRCH)
+            unlinkat(dirfd(folder), entry->d_name, 0);
+    }
+    if (folder)
+        closedir(folder);
 }

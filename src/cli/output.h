@@ -8,4 +8,7 @@
  * Returns the exit status, complaint made. */
 int cli_output_make(const char *dir, bool *made);
 
+/* Removes what a run that was killed while it wrote left half-written in the folder. */
+void cli_output_sweep(const char *dir);
+
 #endif

@@ -65,7 +65,7 @@ void cli_progress_step(cli_progress *progress, const ql_step_report *report)
     if (!progress->out)
         return;
     size_t every = progress->steps / PLAIN_LINES ? progress->steps / PLAIN_LINES : 1;
-    bool ends = report->step == 1 || report->step == progress->steps;
+    bool ends = progress->done == 1 || report->step == progress->steps;
     if (progress->terminal || ends || report->step % every == 0 || cli_now() - progress->printed > PLAIN_SECONDS)
         print_line(progress, report);
 }

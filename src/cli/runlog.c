@@ -31,7 +31,7 @@ static void begin(cli_runlog *log, const char *event)
     ql_json_string(&log->json, "event", event);
 }
 
-void cli_runlog_start(cli_runlog *log, const cli_session *session, size_t steps)
+void cli_runlog_start(cli_runlog *log, const cli_session *session, size_t steps, size_t resumed_at)
 {
     char format[48];
     if (!log->file)
@@ -40,6 +40,7 @@ void cli_runlog_start(cli_runlog *log, const cli_session *session, size_t steps)
     ql_json_string(&log->json, "model", session->common->model);
     ql_json_string(&log->json, "format", ql_format_describe(session->format, format));
     ql_json_integer(&log->json, "steps", (int64_t)steps);
+    ql_json_integer(&log->json, "resumed_at", (int64_t)resumed_at);
     ql_json_object(&log->json, "options"); /* as given on the command line */
     const cli_option *option;
     for (size_t i = 0; (option = cli_option_at(session->args->command, i)) != NULL; i++)

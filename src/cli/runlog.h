@@ -14,7 +14,7 @@ typedef struct cli_runlog {
 
 /* Opens for appending: runs that go on from each other may share a log. A NULL path: no log. */
 int cli_runlog_open(cli_runlog *log, const char *path);
-void cli_runlog_start(cli_runlog *log, const cli_session *session, size_t steps);
+void cli_runlog_start(cli_runlog *log, const cli_session *session, size_t steps, size_t resumed_at);
 void cli_runlog_step(cli_runlog *log, const ql_step_report *report);
 void cli_runlog_eval(cli_runlog *log, size_t step, const ql_eval_report *report);
 void cli_runlog_close(cli_runlog *log);

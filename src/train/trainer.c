@@ -3,24 +3,8 @@
 #include <stdlib.h>
 
 #include "base/error.h"
-#include "qlora/train.h"
-#include "train/batch.h"
 #include "train/clock.h"
-
-struct ql_trainer {
-    ql_model *model;
-    ql_workers *workers;
-    ql_train_options options;
-    ql_batcher batcher;
-    ql_pass pass;
-    ql_adamw optimizer;
-    size_t *order;        /* [samples] of the epoch at hand */
-    size_t ordered_epoch; /* whose order that is, counted from 1; 0: none yet */
-    size_t samples;
-    size_t steps_per_epoch, steps;
-    size_t done;       /* steps */
-    uint64_t forwards; /* micro-batches run, which numbers the dropout masks */
-};
+#include "train/trainer.h"
 
 ql_train_options ql_train_options_defaults(void)
 {
@@ -117,6 +101,11 @@ void ql_trainer_destroy(ql_trainer *t)
 size_t ql_trainer_steps(const ql_trainer *t)
 {
     return t->steps;
+}
+
+size_t ql_trainer_done(const ql_trainer *t)
+{
+    return t->done;
 }
 
 ql_trainer_bytes ql_trainer_memory(const ql_trainer *t)

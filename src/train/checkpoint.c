@@ -1,0 +1,311 @@
+/* A run in one safetensors file. The tensors are what steps change; the metadata say where the run stands and
+ * what must be the same for it to go on. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "qlora/io.h"
+#include "text/hash.h"
+#include "train/trainer.h"
+
+#define VERSION "1"
+
+enum { FIELDS = 40, VALUE_BYTES = 96 };
+
+/* Names and values as they stand in the file's metadata. The first `same` of them must agree between the
+ * checkpoint and the run that goes on from it. */
+typedef struct record {
+    size_t count, same;
+    ql_metadata pair[FIELDS];
+    char value[FIELDS][VALUE_BYTES];
+} record;
+
+static void put(record *r, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+static void put(record *r, const char *name, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(r->value[r->count], VALUE_BYTES, format, args);
+    va_end(args);
+    r->pair[r->count] = (ql_metadata){name, r->value[r->count]};
+    r->count++;
+}
+
+static void put_real(record *r, const char *name, double value)
+{
+    put(r, name, "%.17g", value); /* so many digits tell any two numbers apart */
+}
+
+static void put_size(record *r, const char *name, uint64_t value)
+{
+    put(r, name, "%" PRIu64, value);
+}
+
+/* ---- fingerprints ---- */
+
+static uint64_t mix(uint64_t hash, const void *data, size_t bytes)
+{
+    return ql_hash_mix(hash, ql_hash(data, bytes));
+}
+
+static uint64_t hash_data(const ql_dataset *data)
+{
+    uint64_t hash = ql_dataset_count(data);
+    for (size_t i = 0; i < ql_dataset_count(data); i++) {
+        ql_sample sample = ql_dataset_sample(data, i);
+        hash = mix(hash, sample.ids, sample.length * sizeof *sample.ids);
+        hash = mix(hash, sample.learn, sample.length);
+    }
+    return hash;
+}
+
+/* Norms and biases, and the first row of every matrix as the products see it: enough to tell models of one shape
+ * apart, at the cost of a few pages. row[] has room for the longest. */
+static uint64_t hash_weights(const ql_model *model, float *row)
+{
+    const ql_model_config *c = &model->config;
+    uint64_t hash = mix(0, model->dense, model->dense_bytes);
+    ql_weight_dequantize(model->embed, 0, 1, row, c->hidden_size);
+    hash = mix(hash, row, c->hidden_size * sizeof *row);
+    ql_weight_dequantize(model->head, 0, 1, row, c->hidden_size);
+    hash = mix(hash, row, c->hidden_size * sizeof *row);
+    for (size_t i = 0; i < c->layers * QL_MODULES; i++) {
+        const ql_weight *w = model->blocks[i / QL_MODULES].weight[i % QL_MODULES];
+        ql_weight_dequantize(w, 0, 1, row, ql_weight_cols(w));
+        hash = mix(hash, row, ql_weight_cols(w) * sizeof *row);
+    }
+    return hash;
+}
+
+static uint64_t hash_shapes(const ql_adapters *set)
+{
+    uint64_t hash = set->layers;
+    for (size_t i = 0; i < set->layers; i++) {
+        const ql_adapter *a = &set->layer[i];
+        hash = mix(hash, (size_t[]){a->k, a->n, a->r}, 3 * sizeof(size_t));
+        hash = mix(hash, &a->scaling, sizeof a->scaling);
+    }
+    return hash;
+}
+
+static uint64_t hash_state(const float *const state[3], size_t count)
+{
+    uint64_t hash = count;
+    for (int i = 0; i < 3; i++)
+        hash = mix(hash, state[i], count * sizeof(float));
+    return hash;
+}
+
+/* ---- the record of a run ---- */
+
+static void put_model(record *r, const ql_model *model, uint64_t weights)
+{
+    char text[48];
+    const ql_model_config *c = &model->config;
+    put(r, "model", "%s, %zu layers of %zu, mlp %zu, heads %zu/%zu of %zu, vocabulary %zu", ql_arch_name(c->arch),
+        c->layers, c->hidden_size, c->intermediate_size, c->heads, c->kv_heads, c->head_dim, c->vocab_size);
+    put(r, "base format", "%s", ql_format_describe(model->format, text));
+    put(r, "base weights", "%016" PRIx64, weights);
+}
+
+static void put_adapters(record *r, const ql_model *model)
+{
+    char text[VALUE_BYTES] = "";
+    const ql_lora_options *lora = &model->lora;
+    for (int i = 0, used = 0; i < QL_MODULES; i++)
+        if (lora->modules >> i & 1)
+            used += snprintf(text + used, sizeof text - (size_t)used, "%s%s", used ? "," : "",
+                             ql_module_name((ql_module)i));
+    put_size(r, "rank", lora->rank);
+    put_real(r, "alpha", lora->alpha);
+    put(r, "rslora", "%s", lora->use_rslora ? "yes" : "no");
+    put_real(r, "dropout", lora->dropout);
+    put(r, "target-modules", "%s", text);
+    put(r, "adapter shapes", "%016" PRIx64, hash_shapes(model->adapters));
+}
+
+static void put_options(record *r, const ql_trainer *t)
+{
+    const ql_train_options *o = &t->options;
+    put_size(r, "batch-size", o->batch_size);
+    put_size(r, "grad-accum", o->grad_accum);
+    put_real(r, "lr", o->lr);
+    put_real(r, "beta1", o->beta1);
+    put_real(r, "beta2", o->beta2);
+    put_real(r, "eps", o->eps);
+    put_real(r, "weight-decay", o->weight_decay);
+    put_real(r, "max-grad-norm", o->max_grad_norm);
+    put(r, "schedule", "%s", ql_schedule_name(o->schedule));
+    put_size(r, "warmup-steps", o->warmup_steps);
+    put(r, "shuffle", "%s", o->shuffle ? "yes" : "no");
+    put_size(r, "seed", o->seed);
+    if (o->schedule != QL_SCHEDULE_CONSTANT)
+        put_size(r, "steps", t->steps);
+}
+
+/* What must be the same, and the version, without which nothing can be said. */
+static ql_status describe(record *r, const ql_trainer *t, ql_error *err)
+{
+    const ql_model_config *c = &t->model->config;
+    size_t longest = c->hidden_size;
+    for (int i = 0; i < QL_MODULES; i++)
+        longest = ql_module_inputs(c, (ql_module)i) > longest ? ql_module_inputs(c, (ql_module)i) : longest;
+    float *row = malloc(longest * sizeof *row);
+    if (!row)
+        return ql_fail(err, QL_ERR_MEMORY, "checkpoint: out of memory");
+    r->count = 0;
+    put(r, "format", "qlora checkpoint");
+    put(r, "version", VERSION);
+    put_model(r, t->model, hash_weights(t->model, row));
+    put(r, "data", "%zu samples, %016" PRIx64, t->samples, hash_data(t->batcher.data));
+    put_adapters(r, t->model);
+    put_options(r, t);
+    r->same = r->count;
+    free(row);
+    return QL_OK;
+}
+
+static const char *const state_names[3] = {"master", "moment1", "moment2"};
+
+ql_status ql_trainer_save(const ql_trainer *t, const char *path, ql_error *err)
+{
+    record *r = malloc(sizeof *r);
+    ql_status status = r ? describe(r, t, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
+    if (!status) {
+        const float *const state[3] = {t->model->adapters->master, t->optimizer.m, t->optimizer.v};
+        ql_tensor tensors[3];
+        for (int i = 0; i < 3; i++)
+            tensors[i] = (ql_tensor){.name = state_names[i], .dtype = QL_F32, .ndim = 1,
+                                     .shape = {t->optimizer.count}, .data = state[i]};
+        put_size(r, "done", t->done);
+        put_size(r, "of", t->steps);
+        put_size(r, "updates", t->optimizer.step);
+        put_size(r, "skipped", t->skipped);
+        put_size(r, "micro-batches", t->forwards);
+        put(r, "checksum", "%016" PRIx64, hash_state(state, t->optimizer.count));
+        status = ql_safetensors_write(path, tensors, 3, r->pair, r->count, err);
+    }
+    free(r);
+    return status;
+}
+
+/* ---- reading ---- */
+
+/* What a checkpoint holds besides its tensors. */
+typedef struct progress {
+    uint64_t done, updates, skipped, forwards;
+} progress;
+
+static ql_status get_size(const ql_tensors *file, const char *name, uint64_t *out, ql_error *err)
+{
+    const char *text = ql_tensors_metadata(file, name);
+    char *end = NULL;
+    errno = 0;
+    if (text && *text >= '0' && *text <= '9')
+        *out = strtoull(text, &end, 10);
+    if (!end || *end || errno)
+        return ql_fail(err, QL_ERR_FORMAT, "%s: damaged: \"%s\" is %s", ql_tensors_path(file), name,
+                       text ? text : "missing");
+    return QL_OK;
+}
+
+static ql_status check_same(const ql_tensors *file, const record *r, ql_error *err)
+{
+    const char *path = ql_tensors_path(file);
+    for (size_t i = 0; i < r->same; i++) {
+        const char *name = r->pair[i].key, *here = r->pair[i].value, *there = ql_tensors_metadata(file, name);
+        if (there && strcmp(here, there) == 0)
+            continue;
+        if (i == 0)
+            return ql_fail(err, QL_ERR_FORMAT, "%s: this is not a checkpoint of a run", path);
+        if (i == 1)
+            return ql_fail(err, QL_ERR_FORMAT, "%s: a checkpoint of version %s; this library reads version %s", path,
+                           there ? there : "(none)", here);
+        return ql_fail(err, QL_ERR_ARG,
+                       "%s: the run that was stopped cannot be gone on with: its %s was %s and is %s now", path, name,
+                       there ? there : "(none)", here);
+    }
+    return QL_OK;
+}
+
+static ql_status read_progress(progress *p, const ql_tensors *file, const ql_trainer *t, ql_error *err)
+{
+    const struct {
+        const char *name;
+        uint64_t *out;
+    } sizes[] = {{"done", &p->done}, {"updates", &p->updates}, {"skipped", &p->skipped},
+                 {"micro-batches", &p->forwards}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        ql_status status = get_size(file, sizes[i].name, sizes[i].out, err);
+        if (status)
+            return status;
+    }
+    if (p->done > t->steps)
+        return ql_fail(err, QL_ERR_ARG, "%s: %" PRIu64 " steps are done already, and the run has %zu",
+                       ql_tensors_path(file), p->done, t->steps);
+    if (p->skipped > p->done || p->updates != p->done - p->skipped)
+        return ql_fail(err, QL_ERR_FORMAT, "%s: damaged: %" PRIu64 " updates in %" PRIu64 " steps, %" PRIu64 " skipped",
+                       ql_tensors_path(file), p->updates, p->done, p->skipped);
+    return QL_OK;
+}
+
+/* state[3][count] from the file; what its checksum says. */
+static ql_status read_state(float *state, const ql_tensors *file, size_t count, ql_error *err)
+{
+    const float *const parts[3] = {state, state + count, state + 2 * count};
+    for (int i = 0; i < 3; i++) {
+        const ql_tensor *tensor;
+        ql_status status = ql_tensors_need(&tensor, file, state_names[i], 1, &count, err);
+        if (!status)
+            status = ql_tensor_read_f32(tensor, 0, count, state + (size_t)i * count, err);
+        if (status)
+            return status;
+    }
+    char sum[VALUE_BYTES];
+    const char *wanted = ql_tensors_metadata(file, "checksum");
+    snprintf(sum, sizeof sum, "%016" PRIx64, hash_state(parts, count));
+    if (!wanted || strcmp(sum, wanted) != 0)
+        return ql_fail(err, QL_ERR_FORMAT, "%s: damaged: its numbers have the checksum %s, not %s",
+                       ql_tensors_path(file), sum, wanted ? wanted : "(none)");
+    return QL_OK;
+}
+
+static ql_status resume(ql_trainer *t, const ql_tensors *file, record *r, float *state, ql_error *err)
+{
+    size_t count = t->optimizer.count;
+    progress p = {0};
+    ql_status status = describe(r, t, err);
+    status = status ? status : check_same(file, r, err);
+    status = status ? status : read_progress(&p, file, t, err);
+    status = status ? status : read_state(state, file, count, err);
+    if (status)
+        return status;
+    ql_adapters_set(t->model->adapters, 0, count, state);
+    memcpy(t->optimizer.m, state + count, count * sizeof *state);
+    memcpy(t->optimizer.v, state + 2 * count, count * sizeof *state);
+    t->optimizer.step = p.updates;
+    t->done = (size_t)p.done;
+    t->skipped = (size_t)p.skipped;
+    t->forwards = p.forwards;
+    return QL_OK;
+}
+
+ql_status ql_trainer_resume(ql_trainer *t, const char *path, ql_error *err)
+{
+    ql_tensors *file = NULL;
+    ql_status status = ql_tensors_open(&file, path, err);
+    if (status)
+        return status;
+    record *r = malloc(sizeof *r);
+    float *state = malloc(3 * t->optimizer.count * sizeof *state);
+    status = r && state ? resume(t, file, r, state, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
+    free(state);
+    free(r);
+    ql_tensors_close(file);
+    return status;
+}
