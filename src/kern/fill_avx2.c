@@ -3,26 +3,9 @@
 #include <immintrin.h>
 
 #include "kern/decode.h"
+#include "kern/table_avx2.h"
 
 enum { WIDTH = 16, LANES = 8 };
-
-/* 16 values in two registers, and what looks one up by the low four bits of each word. */
-typedef struct table16 {
-    __m256 first, second;
-} table16;
-
-static inline __m256 look_up(table16 t, __m256i code)
-{
-    __m256 a = _mm256_permutevar8x32_ps(t.first, code), b = _mm256_permutevar8x32_ps(t.second, code);
-    return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
-}
-
-static inline table16 load_table(const float *table)
-{
-    if (!table)
-        return (table16){_mm256_setzero_ps(), _mm256_setzero_ps()};
-    return (table16){_mm256_loadu_ps(table), _mm256_loadu_ps(table + 8)};
-}
 
 /* 16 bytes of each of 8 rows, as four vectors of the rows' 32-bit words. */
 typedef struct turned {

@@ -5,6 +5,7 @@
 #include "kern/blocked.h"
 #include "kern/decode.h"
 #include "kern/fill_avx2.h"
+#include "kern/gemv_avx2.h"
 #include "kern/kernels.h"
 
 enum { TOKENS = 6, WIDTH = 16, DEPTH = 256 };
@@ -82,17 +83,27 @@ static bool accepts(const ql_wview *w)
 
 static ql_plan plan(const ql_product *p, size_t threads)
 {
-    return ql_blocked_plan(&blocked, p, threads);
+    if (ql_gemv_avx2_fits(p))
+        return ql_gemv_avx2_plan(p, threads);
+    ql_plan plan = ql_blocked_plan(&blocked, p, threads);
+    plan.packed = plan.packed > ql_gemv_avx2_packed(p) ? plan.packed : ql_gemv_avx2_packed(p);
+    return plan;
 }
 
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    ql_blocked_pack(&blocked, p, plan, index, packed);
+    if (ql_gemv_avx2_fits(p))
+        ql_gemv_avx2_pack(p, index, packed);
+    else
+        ql_blocked_pack(&blocked, p, plan, index, packed);
 }
 
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    ql_blocked_tile(&blocked, p, t, packed, scratch);
+    if (ql_gemv_avx2_fits(p))
+        ql_gemv_avx2_tile(p, t, packed);
+    else
+        ql_blocked_tile(&blocked, p, t, packed, scratch);
 }
 
 const ql_matmul_kernel ql_matmul_avx2 = {
