@@ -4,7 +4,7 @@
 
 /* Tokens of a rectangle: with 256 terms their packed x stays in a second-level cache of 1 MB beside
  * the rectangle of the result. */
-enum { MOST_ROWS = 560, MOST_COLS = 128 };
+enum { MOST_ROWS = 560, MOST_COLS = 512 };
 
 static size_t pieces(size_t length, size_t piece)
 {
