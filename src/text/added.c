@@ -30,6 +30,8 @@ static ql_status put_pattern(ql_added *added, ql_added_token *token, const ql_ed
         status = ql_edits_apply(normalizer, QL_PLACE_START, text, length, buffers, &text, &length, err);
     token->begin = added->patterns.length;
     token->length = length;
+    if (!status && !length)
+        status = ql_fail(err, QL_ERR_FORMAT, "added token %d: the normalizer leaves nothing of it", token->id);
     if (!status && !ql_text_add(&added->patterns, text, length))
         status = ql_fail(err, QL_ERR_MEMORY, "added tokens: out of memory");
     ql_text_free(&buffers[0]);

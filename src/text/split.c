@@ -161,6 +161,8 @@ static ql_status load_metaspace(loading *into, const ql_json_at *step, ql_error 
     const char *scheme = NULL;
     bool prefix = true, splits = true;
     ql_status status = ql_short_string(replace.to, sizeof replace.to, step, "replacement", err);
+    if (!status && !replace.to[0])
+        status = ql_fail(err, QL_ERR_FORMAT, "%s: %s: the replacement of Metaspace is empty", step->file, step->path);
     if (!status)
         status = ql_json_get_string(step, "prepend_scheme", QL_OPTIONAL, &scheme, NULL, err);
     if (!status)
