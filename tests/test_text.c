@@ -359,9 +359,9 @@ START_TEST(unknown_components_are_named)
          "added_tokens[0]"},
         {"\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\"}", "\"merges\":[]", QL_ERR_FORMAT,
          "Metaspace"},
-        {"\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"x\"},\"content\":\"\"},\"added_tokens\":[{"
+        {"\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"~\"},\"content\":\"\"},\"added_tokens\":[{"
          "\"id\":"
-         "90,\"content\":\"x\",\"normalized\":true}]," BYTE_LEVEL,
+         "90,\"content\":\"~\",\"normalized\":true}]," BYTE_LEVEL,
          "\"merges\":[]", QL_ERR_FORMAT, "leaves nothing"},
         {"\"added_tokens\":[{\"id\":90,\"content\":\"\"}]," BYTE_LEVEL, "\"merges\":[]", QL_ERR_FORMAT,
          "added_tokens[0]"},
