@@ -139,7 +139,7 @@ START_TEST(llama3_frequencies_blend)
         {18, 1.9461638657958247e-05},
         {31, 9.418306490260875e-08},
     };
-    ql_rope_config config = {64, 500000, true, 32, 1, 4, 8192};
+    ql_rope_config config = {64, 500000, true, 32, 1, 4, 8192, NULL};
     double got[32], plain[32];
     ql_rope_frequencies(&config, got);
     config.llama3 = false;

@@ -33,7 +33,7 @@ typedef struct ql_model_config {
 /* "llama", "qwen2", "qwen3". */
 QL_API const char *ql_arch_name(ql_arch arch);
 
-/* Reads DIR/config.json (or the file itself). QL_ERR_UNSUPPORTED names an architecture or feature that
+/* Reads DIR/config.json (or the file itself), or the metadata of a GGUF file. QL_ERR_UNSUPPORTED names an architecture or feature that
  * is not handled, QL_ERR_FORMAT a missing or absurd value. */
 QL_API ql_status ql_model_config_read(ql_model_config *out, const char *path, ql_error *err);
 
@@ -52,17 +52,23 @@ enum { QL_ALL_LINEAR = (1u << QL_MODULES) - 1 };
 
 typedef struct ql_model ql_model;
 
-/* Opens a Hugging Face folder (config.json, safetensors in one file or shards). The linear layers of the
- * blocks are quantized to `format` tensor by tensor while reading; a dense F32 format ("none") borrows
- * them as stored. Embeddings and LM head stay as stored, mapped. The caller owns *out. */
-QL_API ql_status ql_model_open(ql_model **out, const char *dir, ql_format format, ql_workers *workers, ql_error *err);
+/* Opens a Hugging Face folder (config.json, safetensors in one file or shards) or a GGUF file. The linear layers of
+ * the blocks are quantized to `format` tensor by tensor while reading; a dense F32 format ("none") borrows
+ * them as stored, ggml's blocks (Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K) too. Rows of q and k that GGUF's Llama permutes
+ * are put back, so that adapters mean the same over either file. Embeddings and LM head stay as stored, mapped. The
+ * caller owns *out. */
+QL_API ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_workers *workers, ql_error *err);
+
+/* The format to open `path` with when nobody asks for another: as stored ("none") for a GGUF file whose blocks are
+ * quantized already, else ql_format_default(). */
+QL_API ql_status ql_model_default_format(ql_format *out, const char *path, ql_error *err);
 
 /* A model of that shape with seeded random weights (BF16, normal, 0.02), for benchmarks and tests. */
 QL_API ql_status ql_model_random(ql_model **out, const ql_model_config *config, ql_format format, uint64_t seed,
                                  ql_workers *workers, ql_error *err);
 
 QL_API const ql_model_config *ql_model_shape(const ql_model *model);
-QL_API ql_format ql_model_format(const ql_model *model);
+QL_API ql_format ql_model_format(const ql_model *model); /* as opened; of ggml's blocks the one of most weights */
 QL_API void ql_model_destroy(ql_model *model); /* NULL is fine */
 
 /* Bytes by class, as held. */

@@ -39,6 +39,13 @@ typedef struct ql_gguf ql_gguf;
 /* The metadata of an open GGUF file; NULL when `tensors` are of another format. */
 const ql_gguf *ql_tensors_gguf(const ql_tensors *tensors);
 
+/* Whether `path` is a file that begins as GGUF files do. */
+bool ql_path_is_gguf(const char *path);
+
+/* The name of a tensor in GGUF for one in Hugging Face's files: "model.layers.3.self_attn.q_proj.weight" is
+ * "blk.3.attn_q.weight". false: it has none, or not in `size` bytes. */
+bool ql_gguf_name(char *out, size_t size, const char *name);
+
 size_t ql_gguf_count(const ql_gguf *gguf);
 const ql_gguf_value *ql_gguf_at(const ql_gguf *gguf, size_t index); /* sorted by key */
 const ql_gguf_value *ql_gguf_find(const ql_gguf *gguf, const char *key);

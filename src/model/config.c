@@ -1,13 +1,13 @@
-/* config.json of a Hugging Face model: what is understood, and everything else refused by name. */
+/* config.json of a Hugging Face model: what is understood, and everything else refused by name. GGUF files have
+ * config_gguf.c. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "io/gguf.h"
 #include "io/json.h"
 #include "io/path.h"
 #include "model/model.h"
-
-enum { MAX_WIDTH = 1 << 20, MAX_LAYERS = 1024, MAX_VOCAB = 1 << 24, MAX_POSITIONS = 1 << 26 };
 
 static const struct {
     const char *name;
@@ -42,6 +42,22 @@ static ql_status read_arch(ql_model_config *c, const ql_json_at *root, ql_error 
                    root->file, type);
 }
 
+ql_status ql_model_config_heads(ql_model_config *c, const char *file, ql_error *err)
+{
+    if (!c->kv_heads)
+        c->kv_heads = c->heads;
+    if (!c->head_dim && c->hidden_size % c->heads == 0)
+        c->head_dim = c->hidden_size / c->heads;
+    if (!c->head_dim || c->head_dim % 2 || c->head_dim > 256)
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "%s: heads of %zu elements (hidden size %zu, %zu heads): must be even, 2 to 256",
+                       file, c->head_dim, c->hidden_size, c->heads);
+    if (c->heads % c->kv_heads)
+        return ql_fail(err, QL_ERR_FORMAT, "%s: %zu heads (num_attention_heads) are not a multiple of num_key_value_heads %zu",
+                       file, c->heads, c->kv_heads);
+    return QL_OK;
+}
+
 static ql_status read_sizes(ql_model_config *c, const ql_json_at *root, ql_error *err)
 {
     const struct {
@@ -49,14 +65,14 @@ static ql_status read_sizes(ql_model_config *c, const ql_json_at *root, ql_error
         ql_json_need need;
         size_t max, *out;
     } sizes[] = {
-        {"vocab_size", QL_REQUIRED, MAX_VOCAB, &c->vocab_size},
-        {"hidden_size", QL_REQUIRED, MAX_WIDTH, &c->hidden_size},
-        {"intermediate_size", QL_REQUIRED, MAX_WIDTH, &c->intermediate_size},
-        {"num_hidden_layers", QL_REQUIRED, MAX_LAYERS, &c->layers},
-        {"num_attention_heads", QL_REQUIRED, MAX_WIDTH, &c->heads},
-        {"num_key_value_heads", QL_OPTIONAL, MAX_WIDTH, &c->kv_heads},
-        {"head_dim", QL_OPTIONAL, MAX_WIDTH, &c->head_dim},
-        {"max_position_embeddings", QL_OPTIONAL, MAX_POSITIONS, &c->max_positions},
+        {"vocab_size", QL_REQUIRED, QL_MAX_VOCAB, &c->vocab_size},
+        {"hidden_size", QL_REQUIRED, QL_MAX_WIDTH, &c->hidden_size},
+        {"intermediate_size", QL_REQUIRED, QL_MAX_WIDTH, &c->intermediate_size},
+        {"num_hidden_layers", QL_REQUIRED, QL_MAX_LAYERS, &c->layers},
+        {"num_attention_heads", QL_REQUIRED, QL_MAX_WIDTH, &c->heads},
+        {"num_key_value_heads", QL_OPTIONAL, QL_MAX_WIDTH, &c->kv_heads},
+        {"head_dim", QL_OPTIONAL, QL_MAX_WIDTH, &c->head_dim},
+        {"max_position_embeddings", QL_OPTIONAL, QL_MAX_POSITIONS, &c->max_positions},
     };
     c->max_positions = 2048;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -64,18 +80,7 @@ static ql_status read_sizes(ql_model_config *c, const ql_json_at *root, ql_error
         if (status)
             return status;
     }
-    if (!c->kv_heads)
-        c->kv_heads = c->heads;
-    if (!c->head_dim && c->hidden_size % c->heads == 0)
-        c->head_dim = c->hidden_size / c->heads;
-    if (!c->head_dim || c->head_dim % 2 || c->head_dim > 256)
-        return ql_fail(err, QL_ERR_UNSUPPORTED,
-                       "%s: heads of %zu elements (hidden_size %zu, num_attention_heads %zu): must be even, 2 to 256",
-                       root->file, c->head_dim, c->hidden_size, c->heads);
-    if (c->heads % c->kv_heads)
-        return ql_fail(err, QL_ERR_FORMAT, "%s: num_attention_heads %zu is not a multiple of num_key_value_heads %zu",
-                       root->file, c->heads, c->kv_heads);
-    return QL_OK;
+    return ql_model_config_heads(c, root->file, err);
 }
 
 static ql_status read_scaling(ql_model_config *c, const ql_json_at *scaling, ql_error *err)
@@ -97,7 +102,7 @@ static ql_status read_scaling(ql_model_config *c, const ql_json_at *scaling, ql_
         status = ql_json_get_double(scaling, "high_freq_factor", QL_REQUIRED, 1e-6, 1e6,
                                     &c->rope_scaling.high_freq_factor, err);
     if (!status)
-        status = ql_json_get_size(scaling, "original_max_position_embeddings", QL_REQUIRED, 1, MAX_POSITIONS,
+        status = ql_json_get_size(scaling, "original_max_position_embeddings", QL_REQUIRED, 1, QL_MAX_POSITIONS,
                                   &c->rope_scaling.original_max_positions, err);
     if (!status && c->rope_scaling.high_freq_factor <= c->rope_scaling.low_freq_factor)
         status = ql_fail(err, QL_ERR_FORMAT, "%s: rope scaling: high_freq_factor %g is not above low_freq_factor %g",
@@ -163,9 +168,21 @@ static ql_status read_flags(ql_model_config *c, const ql_json_at *root, ql_error
     return status ? status : ql_json_get_double(root, "rms_norm_eps", QL_OPTIONAL, 0, 1, &c->rms_norm_eps, err);
 }
 
+static ql_status read_gguf(ql_model_config *out, const char *path, ql_error *err)
+{
+    ql_tensors *files;
+    ql_status status = ql_tensors_open(&files, path, err);
+    if (!status)
+        status = ql_model_config_gguf(out, files, err);
+    ql_tensors_close(files);
+    return status;
+}
+
 ql_status ql_model_config_read(ql_model_config *out, const char *path, ql_error *err)
 {
     *out = (ql_model_config){0};
+    if (ql_path_is_gguf(path))
+        return read_gguf(out, path, err);
     char *joined = ql_path_is_folder(path) ? ql_path_join(path, "config.json") : NULL;
     const char *file = joined ? joined : path;
     json_t *json = NULL;

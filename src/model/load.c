@@ -1,10 +1,12 @@
-/* Opening a Hugging Face folder: tensors are mapped, quantized one by one, and let go. */
+/* Opening a Hugging Face folder or a GGUF file: tensors are mapped, quantized one by one, and let go. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "io/gguf.h"
+#include "model/load.h"
 #include "model/model.h"
 #include "quant/weight.h"
 
@@ -12,7 +14,7 @@ typedef struct loader {
     ql_model *model;
     ql_workers *workers;
     ql_error *err;
-    char name[160]; /* of the tensor at hand */
+    char name[160]; /* of the tensor at hand, as the files have it */
 } loader;
 
 static const char *name_of(loader *l, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -23,71 +25,23 @@ static const char *name_of(loader *l, const char *format, ...)
     va_start(args, format);
     vsnprintf(l->name, sizeof l->name, format, args);
     va_end(args);
+    char translated[sizeof l->name];
+    if (ql_tensors_gguf(l->model->files) && ql_gguf_name(translated, sizeof translated, l->name))
+        strcpy(l->name, translated);
     return l->name;
-}
-
-static ql_status find(loader *l, const ql_tensor **tensor, size_t ndim, size_t n, size_t k)
-{
-    size_t shape[2] = {n, k};
-    return ql_tensors_need(tensor, l->model->files, l->name, ndim, shape, l->err);
 }
 
 static ql_status load_vector(loader *l, const float *into, size_t n)
 {
     const ql_tensor *tensor;
-    ql_status status = find(l, &tensor, 1, n, 0);
+    ql_status status = ql_tensors_need(&tensor, l->model->files, l->name, 1, &n, l->err);
     return status ? status : ql_tensor_read_f32(tensor, 0, n, ql_writable(into), l->err);
 }
 
-static bool borrowable(const ql_tensor *tensor)
+static ql_status load_matrix(loader *l, ql_weight **out, ql_format format, size_t n, size_t k, size_t pairs)
 {
-    return (uintptr_t)tensor->data % ql_dtype_size(tensor->dtype) == 0;
-}
-
-/* The dense format of a tensor as it is stored. */
-static ql_status dense_format(ql_format *out, const ql_tensor *tensor, ql_error *err)
-{
-    static const struct {
-        ql_dtype type;
-        ql_code code;
-    } dense[] = {{QL_F32, QL_CODE_F32}, {QL_F16, QL_CODE_F16}, {QL_BF16, QL_CODE_BF16}};
-    for (size_t i = 0; i < 3; i++) {
-        if (tensor->dtype == dense[i].type) {
-            *out = (ql_format){.code = dense[i].code, .scale = QL_SCALE_NONE};
-            return QL_OK;
-        }
-    }
-    return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %s is %s: weights must be F32, F16 or BF16", tensor->file,
-                   tensor->name, tensor->dtype_name);
-}
-
-/* As stored: borrowed from the mapped file where its alignment allows. */
-static ql_status load_dense(loader *l, ql_weight **out, const ql_tensor *tensor, ql_format as_stored, size_t n,
-                            size_t k)
-{
-    if (!borrowable(tensor))
-        return ql_weight_quantize(out, as_stored, tensor->name, tensor->data, tensor->dtype, k, n, k, l->workers,
-                                  l->err);
-    l->model->mapped_bytes += tensor->bytes;
-    return ql_weight_borrow(out, tensor->data, tensor->dtype, n, k, l->err);
-}
-
-static ql_status load_matrix(loader *l, ql_weight **out, ql_format format, size_t n, size_t k)
-{
-    const ql_tensor *tensor;
-    ql_status status = find(l, &tensor, 2, n, k);
-    if (status)
-        return status;
-    ql_format as_stored;
-    status = dense_format(&as_stored, tensor, l->err);
-    if (status)
-        return status;
-    if (format.code == QL_CODE_F32) /* "none" */
-        return load_dense(l, out, tensor, as_stored, n, k);
-    ql_tensors_fetch(l->model->files, tensor);
-    status = ql_weight_quantize(out, format, tensor->name, tensor->data, tensor->dtype, k, n, k, l->workers, l->err);
-    ql_tensors_release(l->model->files, tensor);
-    return status ? ql_fail_in(l->err, status, "%s", tensor->file) : QL_OK;
+    ql_matrix_source source = {.files = l->model->files, .name = l->name, .n = n, .k = k, .pairs = pairs};
+    return ql_matrix_load(out, &source, format, &l->model->mapped_bytes, l->workers, l->err);
 }
 
 static ql_status load_embeddings(loader *l)
@@ -96,17 +50,17 @@ static ql_status load_embeddings(loader *l)
     const ql_model_config *c = &model->config;
     const ql_format as_stored = {.code = QL_CODE_F32, .scale = QL_SCALE_NONE};
     name_of(l, "model.embed_tokens.weight");
-    ql_status status = load_matrix(l, &model->embed, as_stored, c->vocab_size, c->hidden_size);
+    ql_status status = load_matrix(l, &model->embed, as_stored, c->vocab_size, c->hidden_size, 0);
     if (status)
         return status;
     name_of(l, "lm_head.weight");
     if (c->tied || !ql_tensors_find(model->files, l->name)) {
         if (!c->tied)
             return ql_fail(l->err, QL_ERR_FORMAT,
-                           "tensor lm_head.weight is missing, and config.json does not tie the embeddings");
+                           "tensor %s is missing, and config.json does not tie the embeddings", l->name);
         model->head = model->embed;
     } else {
-        status = load_matrix(l, &model->head, as_stored, c->vocab_size, c->hidden_size);
+        status = load_matrix(l, &model->head, as_stored, c->vocab_size, c->hidden_size, 0);
     }
     name_of(l, "model.norm.weight");
     return status ? status : load_vector(l, model->final_norm, c->hidden_size);
@@ -115,6 +69,27 @@ static ql_status load_embeddings(loader *l)
 static const char *module_path(ql_module module)
 {
     return module <= QL_O ? "self_attn" : "mlp";
+}
+
+/* Heads whose rows lie in adjacent pairs: q and k in GGUF files of the Llama architecture. */
+static size_t paired_heads(const loader *l, int module)
+{
+    const ql_model_config *c = &l->model->config;
+    if (c->arch != QL_ARCH_LLAMA || !ql_tensors_gguf(l->model->files))
+        return 0;
+    return module == QL_Q ? c->heads : module == QL_K ? c->kv_heads : 0;
+}
+
+static ql_status load_bias(loader *l, const float *into, size_t n, size_t pairs)
+{
+    if (!pairs)
+        return load_vector(l, into, n);
+    float *stored = malloc(n * sizeof *stored);
+    ql_status status = stored ? load_vector(l, stored, n) : ql_fail(l->err, QL_ERR_MEMORY, "%s: out of memory", l->name);
+    if (!status)
+        ql_unpair_rows(ql_writable(into), stored, sizeof *stored, n, pairs);
+    free(stored);
+    return status;
 }
 
 static ql_status load_block(loader *l, size_t i)
@@ -138,41 +113,99 @@ static ql_status load_block(loader *l, size_t i)
     }
     for (int module = 0; module < QL_MODULES && !status; module++) {
         const char *path = module_path(module), *name = ql_module_name(module);
-        size_t n = ql_module_outputs(c, module);
+        size_t n = ql_module_outputs(c, module), pairs = paired_heads(l, module);
         name_of(l, "model.layers.%zu.%s.%s.weight", i, path, name);
-        status = load_matrix(l, &block->weight[module], l->model->format, n, ql_module_inputs(c, module));
+        status = load_matrix(l, &block->weight[module], l->model->format, n, ql_module_inputs(c, module), pairs);
         name_of(l, "model.layers.%zu.%s.%s.bias", i, path, name);
         if (!status && block->bias[module])
-            status = load_vector(l, block->bias[module], n);
+            status = load_bias(l, block->bias[module], n, pairs);
         else if (!status && ql_tensors_find(l->model->files, l->name))
             status = ql_fail(l->err, QL_ERR_UNSUPPORTED, "tensor %s: this architecture has no bias there", l->name);
     }
     return status;
 }
 
-ql_status ql_model_open(ql_model **out, const char *dir, ql_format format, ql_workers *workers, ql_error *err)
+/* Llama 3's scaling of the rotation, which GGUF files hold as a divisor for each frequency. */
+static ql_status load_divisors(loader *l)
+{
+    ql_model *model = l->model;
+    if (!model->divided)
+        return QL_OK;
+    name_of(l, "rope_freqs.weight");
+    ql_status status = load_vector(l, model->rope_divisors, model->config.head_dim / 2);
+    for (size_t i = 0; i < model->config.head_dim / 2 && !status; i++)
+        if (!(model->rope_divisors[i] >= 1e-6f && model->rope_divisors[i] <= 1e6f))
+            status = ql_fail(l->err, QL_ERR_VALUE, "tensor %s: element %zu is %g", l->name, i,
+                             (double)model->rope_divisors[i]);
+    return status;
+}
+
+/* What a model says of its format: of weights that are kept as ggml's blocks, the format of most of them. */
+static void settle_format(ql_model *model)
+{
+    size_t most = 0, elements[QL_CODE_Q6_K + 1] = {0};
+    for (size_t i = 0; i < model->config.layers; i++)
+        for (int module = 0; module < QL_MODULES; module++) {
+            const ql_weight *w = model->blocks[i].weight[module];
+            ql_format format = ql_weight_format(w);
+            elements[format.code] += ql_weight_rows(w) * ql_weight_cols(w);
+            if (ql_code_is_ggml(format.code) && elements[format.code] > most) {
+                most = elements[format.code];
+                model->format = format;
+            }
+        }
+}
+
+static ql_status load(loader *l, const char *path)
+{
+    ql_model *model = l->model;
+    ql_status status = ql_model_config_read(&model->config, path, l->err);
+    if (!status)
+        status = ql_tensors_open(&model->files, path, l->err);
+    model->divided = !status && ql_tensors_gguf(model->files) && ql_tensors_find(model->files, "rope_freqs.weight");
+    if (!status)
+        status = ql_model_prepare(model, l->err);
+    if (status)
+        return status;
+    status = load_divisors(l);
+    if (!status)
+        status = load_embeddings(l);
+    for (size_t i = 0; i < model->config.layers && !status; i++)
+        status = load_block(l, i);
+    return status ? ql_fail_in(l->err, status, "%s", path) : QL_OK;
+}
+
+ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_workers *workers, ql_error *err)
 {
     *out = NULL;
     ql_model *model = calloc(1, sizeof *model);
     if (!model)
-        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", dir);
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
     loader l = {.model = model, .workers = workers, .err = err};
     model->format = format;
-    ql_status status = ql_model_config_read(&model->config, dir, err);
-    if (!status)
-        status = ql_tensors_open(&model->files, dir, err);
-    if (!status)
-        status = ql_model_prepare(model, err);
-    if (!status && (status = load_embeddings(&l)))
-        ql_fail_in(err, status, "%s", dir);
-    for (size_t i = 0; i < model->config.layers && !status; i++)
-        if ((status = load_block(&l, i)))
-            ql_fail_in(err, status, "%s", dir);
+    ql_status status = load(&l, path);
     if (status) {
         ql_model_destroy(model);
         return status;
     }
+    settle_format(model);
     ql_model_link(model, &(ql_lora_options){0}, NULL, NULL);
     *out = model;
     return QL_OK;
+}
+
+ql_status ql_model_default_format(ql_format *out, const char *path, ql_error *err)
+{
+    *out = ql_format_default();
+    if (!ql_path_is_gguf(path))
+        return QL_OK;
+    ql_tensors *files;
+    ql_status status = ql_tensors_open(&files, path, err);
+    for (size_t i = 0; !status && i < ql_tensors_count(files); i++) {
+        const ql_tensor *tensor = ql_tensors_at(files, i);
+        if (tensor->foreign && strncmp(tensor->name, "blk.", 4) == 0)
+            *out = (ql_format){.code = QL_CODE_F32, .scale = QL_SCALE_NONE};
+    }
+    ql_tensors_close(files);
+    return status;
 }

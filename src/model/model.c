@@ -73,6 +73,8 @@ void ql_model_list_dense(ql_model *model, ql_arena *arena)
 {
     const ql_model_config *c = &model->config;
     model->final_norm = ql_take(arena, c->hidden_size, float);
+    if (model->divided)
+        model->rope_divisors = ql_take(arena, c->head_dim / 2, float);
     for (size_t i = 0; i < c->layers; i++) {
         ql_block *block = &model->blocks[i];
         block->input_norm = ql_take(arena, c->hidden_size, float);
@@ -87,8 +89,9 @@ void ql_model_list_dense(ql_model *model, ql_arena *arena)
     }
 }
 
-ql_rope_config ql_model_rope(const ql_model_config *c)
+ql_rope_config ql_model_rope(const ql_model *model)
 {
+    const ql_model_config *c = &model->config;
     return (ql_rope_config){
         .head_dim = c->head_dim,
         .theta = c->rope_theta,
@@ -97,6 +100,7 @@ ql_rope_config ql_model_rope(const ql_model_config *c)
         .low_freq_factor = c->rope_scaling.low_freq_factor,
         .high_freq_factor = c->rope_scaling.high_freq_factor,
         .original_max_positions = (double)c->rope_scaling.original_max_positions,
+        .divisors = model->rope_divisors,
     };
 }
 

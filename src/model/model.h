@@ -22,6 +22,8 @@ struct ql_model {
     ql_tensors *files; /* NULL when the weights are random */
     ql_weight *embed, *head; /* head == embed when tied */
     const float *final_norm;
+    bool divided;               /* each frequency of the rotation has a divisor of its own: Llama 3's in GGUF files */
+    const float *rope_divisors; /* [head_dim / 2], or NULL */
     ql_block *blocks;
     float *dense; /* norms and biases in fp32 */
     size_t dense_bytes, mapped_bytes;
@@ -32,13 +34,22 @@ struct ql_model {
 /* The dense memory of a model: norms and biases of every block, measured or carved in one list. */
 void ql_model_list_dense(ql_model *model, ql_arena *arena);
 
+/* More than any model has; what a file says is checked against them. */
+enum { QL_MAX_WIDTH = 1 << 20, QL_MAX_LAYERS = 1024, QL_MAX_VOCAB = 1 << 24, QL_MAX_POSITIONS = 1 << 26 };
+
+/* Fills in kv_heads and head_dim where they are zero, and checks that the heads are such as can be computed. */
+ql_status ql_model_config_heads(ql_model_config *c, const char *file, ql_error *err);
+
+/* The configuration in the metadata of an open GGUF file. */
+ql_status ql_model_config_gguf(ql_model_config *out, const ql_tensors *files, ql_error *err);
+
 bool ql_module_has_bias(const ql_model_config *config, ql_module module);
 
 /* Allocates the blocks and the dense memory; config and format are set. */
 ql_status ql_model_prepare(ql_model *model, ql_error *err);
 
-/* The rotary embedding that the model's config.json asks for. */
-ql_rope_config ql_model_rope(const ql_model_config *config);
+/* The rotary embedding that the model asks for; it points into the model. */
+ql_rope_config ql_model_rope(const ql_model *model);
 
 /* What adapters of these options need, [layers][QL_MODULES]; rank 0 where there is none. free() it. */
 ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model, const ql_lora_options *options,

@@ -37,6 +37,7 @@ typedef struct ql_rope_config {
     double theta;    /* rope_theta */
     bool llama3;     /* rope_scaling of type "llama3"; the rest is read only then */
     double factor, low_freq_factor, high_freq_factor, original_max_positions;
+    const float *divisors; /* [head_dim/2] of the frequencies, at last; NULL: none */
 } ql_rope_config;
 
 /* Cosines and sines of position * frequency, [positions][head_dim/2] each, by ql_rope_fill(). */

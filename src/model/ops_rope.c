@@ -29,6 +29,8 @@ void ql_rope_frequencies(const ql_rope_config *config, double *frequency)
         frequency[i] = pow(config->theta, -2.0 * (double)i / (double)config->head_dim);
         if (config->llama3)
             frequency[i] = llama3_frequency(config, frequency[i]);
+        if (config->divisors)
+            frequency[i] /= (double)config->divisors[i];
     }
 }
 

@@ -110,7 +110,7 @@ ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size
     pass->bytes = plan.used;
     ql_arena real = {.base = pass->memory};
     list_pass(pass, &real, work);
-    ql_rope_config rope = ql_model_rope(&model->config);
+    ql_rope_config rope = ql_model_rope(model);
     ql_rope_fill(&pass->rope, &rope, workers);
     return QL_OK;
 }
