@@ -24,7 +24,8 @@ const ql_ops_tier *ql_ops_select(uint32_t features)
 size_t ql_attention_floats(size_t head_dim, size_t group)
 {
     enum { WIDEST = 32 }; /* lanes of a panel */
-    /* The backward pass has k, v, dk, dv, rows of k, the scores and their gradient. */
+    /* The backward pass has k, v, dk, dv, rows of k, the scores and their gradient, and copies of two streams. */
     size_t panels = (4 * head_dim + ql_attention_pad(head_dim) + 2 * QL_ATTENTION_STREAM) * WIDEST;
-    return panels > 2 * group ? panels : 2 * group;
+    size_t floats = panels + 2 * QL_ATTENTION_STREAM * (head_dim + 16);
+    return floats > 2 * group ? floats : 2 * group;
 }
