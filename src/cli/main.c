@@ -1,7 +1,9 @@
 /* qlora: the command. A new subcommand is one row in the table below and one file. */
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/args.h"
 #include "cli/commands.h"
@@ -50,9 +52,22 @@ static int run(const cli_command *command, int argc, char **argv)
     return status;
 }
 
+/* OpenMP's threads spin while they wait for each other. Beside other programs they then take the processor from the
+ * thread that they wait for, and a step takes ten times as long (bench/NOTES.md). The waiting is set by the
+ * environment, which the OpenMP library reads when the program starts: so start again. */
+static void wait_briefly(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME"))
+        return;
+    setenv("GOMP_SPINCOUNT", "1000", 1); /* some microseconds */
+    setenv("KMP_BLOCKTIME", "0", 1);
+    execv("/proc/self/exe", argv); /* where that fails all works, slower beside others */
+}
+
 int main(int argc, char **argv)
 {
     int status = CLI_OK;
+    wait_briefly(argv);
     setvbuf(stdout, NULL, _IOLBF, 0); /* lines keep their order beside stderr */
     if (argc < 2) {
         help(stderr);
