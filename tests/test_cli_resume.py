@@ -4,11 +4,12 @@ Usage: test_cli_resume.py PATH-OF-QLORA [unittest options]"""
 import json
 import random
 import shlex
+import shutil
 import signal
 import struct
 import time
 
-from cli_support import Case, contents, main, run, start
+from cli_support import Case, VERSE, contents, main, run, start
 
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 CHECKPOINT = "checkpoint.safetensors"
@@ -110,6 +111,40 @@ class Resume(Case):
         (folder / "mine.tmp-4194304-0").write_bytes(b"mine")
         self.assertCode(run(*self.words("swept", "--steps", 1)), 0)
         self.assertEqual(set(contents(folder)), ADAPTER | {"adapter_config.json.tmp-1-0", "mine.tmp-4194304-0"})
+
+
+class Health(Case):
+    def test_numbers_that_are_not_finite(self):
+        """A NaN in the embedding of "Z", which one sample has."""
+        model, data = self.dir / "spoiled", self.dir / "z.txt"
+        shutil.copytree(self.model, model)
+        file = (model / "model.safetensors").read_bytes()
+        begin = 8 + struct.unpack("<Q", file[:8])[0]
+        header, table = json.loads(file[8:begin]), bytearray(file[begin:])
+        embed = header["model.embed_tokens.weight"]
+        first, last = embed["data_offsets"]
+        header["lm_head.weight"] = dict(embed, data_offsets=[len(table), len(table) + last - first])
+        table += table[first:last]  # an LM head of its own, without the NaN
+        vocab = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+        at = first + vocab["Z"] * embed["shape"][1] * 4
+        table[at:at + 4] = struct.pack("<f", float("nan"))
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        (model / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + table)
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(dict(config, tie_word_embeddings=False)))
+        data.write_text(VERSE * 4 + "Zzz." + VERSE * 4)
+        words = ["finetune", "--model", model, "--data", data, "--seq-len", 16, "--batch-size", 1, "--threads", 1]
+        done = run(*words, "--output", self.dir / "stops")
+        self.assertFails(done, "qlora: error: step ", "sample 20: ", "not finite; it begins in the embedding")
+        log = self.dir / "skips.jsonl"
+        done = run(*words, "--output", self.dir / "skips", "--on-nonfinite", "skip", "--log", log, "--json")
+        self.assertCode(done, 0)
+        self.assertIn("warning: left out: step ", done.err)
+        self.assertEqual(done.json()["skipped_steps"], 1)
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        self.assertEqual(sum(line.get("skipped", False) for line in lines), 1)
+        self.assertEqual(set(contents(self.dir / "skips")), ADAPTER)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,12 @@
 extern "C" {
 #endif
 
+/* What a step does whose loss or gradient is not finite. */
+typedef enum ql_nonfinite {
+    QL_NONFINITE_STOP, /* it fails, and is not done */
+    QL_NONFINITE_SKIP, /* it is done, but leaves adapters and moments as they were */
+} ql_nonfinite;
+
 typedef struct ql_train_options {
     size_t batch_size; /* samples a micro-batch (4) */
     size_t grad_accum; /* micro-batches an optimizer step (1) */
@@ -24,6 +30,7 @@ typedef struct ql_train_options {
     bool recompute;                         /* keep only block inputs, recompute the rest in the backward pass */
     bool shuffle;                           /* true: a seeded permutation each epoch */
     uint64_t seed;
+    ql_nonfinite on_nonfinite; /* stop */
 } ql_train_options;
 QL_API ql_train_options ql_train_options_defaults(void);
 
@@ -39,6 +46,7 @@ QL_API size_t ql_trainer_steps(const ql_trainer *trainer);
 
 /* Steps done so far, those before a checkpoint included. */
 QL_API size_t ql_trainer_done(const ql_trainer *trainer);
+QL_API size_t ql_trainer_skipped(const ql_trainer *trainer); /* of these, that changed nothing */
 
 typedef struct ql_step_report {
     size_t step;           /* 1 for the first */
@@ -48,10 +56,14 @@ typedef struct ql_step_report {
     double lr;             /* of this step */
     size_t tokens, learned; /* tokens computed, and those that the loss counts */
     double seconds;
+    bool skipped;          /* loss or grad_norm is not finite: nothing was changed; *err says where */
 } ql_step_report;
 
-/* One optimizer step. QL_ERR_VALUE when the loss or the gradient is not finite: the message names the step,
- * and the adapters are unchanged. QL_ERR_ARG when the run is complete. */
+/* One optimizer step. QL_ERR_VALUE when the loss or the gradient is not finite: the message names the step, the
+ * sample (its index in the data set) and the layer where that begins; adapters, moments and the place in the data
+ * are unchanged. Where on_nonfinite is to skip it is QL_OK with report->skipped, and the message is in *err; but
+ * adapters that are not finite themselves always fail: before the step, or after it when the update made them so,
+ * and then the trainer is of no more use. QL_ERR_ARG when the run is complete. */
 QL_API ql_status ql_trainer_step(ql_trainer *trainer, ql_step_report *report, ql_error *err);
 
 /* Writes a checkpoint between two steps: adapter masters, Adam's moments, the place in the data and in the schedule,

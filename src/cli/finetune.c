@@ -54,6 +54,8 @@ static const cli_option train_options[] = {
      "of the adapters, the order of the data and dropout"},
     {"recompute", CLI_FLAG, FIELD(recompute), NULL, "no", 0, 0, false, TRAINING,
      "compute activations twice to keep fewer of them: less memory, about a third slower"},
+    {"on-nonfinite", CLI_CHOICE, FIELD(on_nonfinite), "stop|skip", "stop", 0, 0, false, TRAINING,
+     "when the loss or the gradient is not a finite number: end the run, or leave the step out and count it"},
     {"eval-every", CLI_SIZE, FIELD(eval_every), "N", "0", 0, 1e9, false, REPORTS,
      "measure held-out loss every N steps too; 0: only before and after"},
     {"log", CLI_TEXT, FIELD(log), "FILE", NULL, 0, 0, false, REPORTS,
@@ -134,7 +136,12 @@ static int train(finetune *f)
         ql_step_report report;
         if (ql_trainer_step(f->trainer, &report, &err))
             return give_up(f, &err);
-        f->last_loss = report.loss;
+        if (report.skipped) {
+            cli_progress_break(&f->progress);
+            fprintf(stderr, "qlora: warning: left out: %s\n", err.message);
+        } else {
+            f->last_loss = report.loss;
+        }
         cli_progress_step(&f->progress, &report);
         cli_runlog_step(&f->log, &report);
         if (report.step < steps && after_step(f, report.step) != CLI_OK)

@@ -19,6 +19,7 @@ typedef struct finetune_values {
     const char *schedule;
     bool recompute, resume;
     size_t save_every;
+    const char *on_nonfinite;
 } finetune_values;
 
 /* Zeroed is empty; finetune_close() takes any state. */

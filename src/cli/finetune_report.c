@@ -75,6 +75,9 @@ static void conclude_for_people(const finetune *f)
     const cli_progress *p = &f->progress;
     cli_say(&f->session, "Trained %zu steps in %s, %.0f tokens/s; loss %.4f at first, %.4f at last (mean)\n", p->done,
             cli_time(p->seconds, time), cli_progress_tokens_per_second(p), p->first_loss, cli_progress_loss(p));
+    if (ql_trainer_skipped(f->trainer))
+        cli_say(&f->session, "%zu steps were left out: their numbers were not finite\n",
+                ql_trainer_skipped(f->trainer));
     if (f->after.samples)
         cli_say(&f->session, "Held-out loss %.4f -> %.4f (%+.4f), perplexity %.2f -> %.2f\n", f->before.loss,
                 f->after.loss, f->after.loss - f->before.loss, f->before.perplexity, f->after.perplexity);
@@ -128,6 +131,7 @@ static int conclude_as_json(const finetune *f)
     ql_json_integer(&json, "skipped", (int64_t)stats.skipped);
     ql_json_integer(&json, "steps", (int64_t)ql_trainer_done(f->trainer));
     ql_json_integer(&json, "resumed_at", (int64_t)f->resumed_at);
+    ql_json_integer(&json, "skipped_steps", (int64_t)ql_trainer_skipped(f->trainer));
     ql_json_integer(&json, "steps_planned", (int64_t)p->steps);
     ql_json_bool(&json, "interrupted", f->interrupted);
     ql_json_number(&json, "first_loss", p->first_loss);

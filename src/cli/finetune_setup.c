@@ -49,6 +49,7 @@ static void fill_options(finetune *f)
     f->train.warmup_steps = v->warmup_steps;
     f->train.recompute = v->recompute;
     f->train.seed = v->seed;
+    f->train.on_nonfinite = strcmp(v->on_nonfinite, "skip") == 0 ? QL_NONFINITE_SKIP : QL_NONFINITE_STOP;
 }
 
 static int open_data(finetune *f)

@@ -54,14 +54,16 @@ static void print_line(cli_progress *p, const ql_step_report *r)
 void cli_progress_step(cli_progress *progress, const ql_step_report *report)
 {
     const double decay = 0.95;
-    if (!progress->done)
+    if (progress->weight <= 0 && !report->skipped)
         progress->first_loss = report->loss;
     progress->done++;
     progress->tokens += report->tokens;
     progress->learned += report->learned;
     progress->seconds += report->seconds;
-    progress->loss = decay * progress->loss + (1 - decay) * report->loss;
-    progress->weight = decay * progress->weight + (1 - decay);
+    if (!report->skipped) {
+        progress->loss = decay * progress->loss + (1 - decay) * report->loss;
+        progress->weight = decay * progress->weight + (1 - decay);
+    }
     if (!progress->out)
         return;
     size_t every = progress->steps / PLAIN_LINES ? progress->steps / PLAIN_LINES : 1;

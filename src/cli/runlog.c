@@ -60,6 +60,8 @@ void cli_runlog_step(cli_runlog *log, const ql_step_report *report)
     ql_json_number(&log->json, "loss", report->loss);
     ql_json_number(&log->json, "grad_norm", report->grad_norm);
     ql_json_number(&log->json, "lr", report->lr);
+    if (report->skipped)
+        ql_json_bool(&log->json, "skipped", true);
     ql_json_integer(&log->json, "tokens", (int64_t)report->tokens);
     ql_json_integer(&log->json, "learned", (int64_t)report->learned);
     ql_json_number(&log->json, "seconds", report->seconds);

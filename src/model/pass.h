@@ -57,6 +57,12 @@ void ql_pass_free(ql_pass *pass); /* zeroed is fine */
 ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, const ql_dropout *dropout,
                       float *token_loss, ql_loss_sum *loss, ql_workers *workers, ql_error *err);
 
+/* After a forward pass that gave such logits: where numbers first were not finite, such as "layer 3, down_proj".
+ * Computes that block again. Not for QL_PASS_FORWARD. Returns text. */
+enum { QL_LOCATE_BYTES = 64 };
+const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers,
+                           char text[QL_LOCATE_BYTES]);
+
 /* ---- the blocks, shared with generation ---- */
 
 typedef struct ql_block_call {

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "qlora/io.h"
 #include "text/hash.h"
-#include "train/trainer.h"
+#include "train/health.h"
 
 #define VERSION "1"
 
@@ -174,8 +174,11 @@ static const char *const state_names[3] = {"master", "moment1", "moment2"};
 
 ql_status ql_trainer_save(const ql_trainer *t, const char *path, ql_error *err)
 {
+    ql_status status = ql_health_adapters(t, err); /* never over a good one */
+    if (status)
+        return ql_fail_in(err, status, "%s: not written", path);
     record *r = malloc(sizeof *r);
-    ql_status status = r ? describe(r, t, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
+    status = r ? describe(r, t, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
     if (!status) {
         const float *const state[3] = {t->model->adapters->master, t->optimizer.m, t->optimizer.v};
         ql_tensor tensors[3];

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "train/clock.h"
-#include "train/trainer.h"
+#include "train/health.h"
 
 ql_train_options ql_train_options_defaults(void)
 {
@@ -32,6 +32,8 @@ static ql_status check_options(const ql_train_options *o, ql_error *err)
         return ql_fail(err, QL_ERR_ARG, "epochs %g: must be above 0, or give steps", o->epochs);
     if (!(o->lr >= 0 && o->lr <= 1e3))
         return ql_fail(err, QL_ERR_ARG, "learning rate %g: must be 0 to 1000", o->lr);
+    if (o->on_nonfinite != QL_NONFINITE_STOP && o->on_nonfinite != QL_NONFINITE_SKIP)
+        return ql_fail(err, QL_ERR_ARG, "on_nonfinite %d: must be to stop or to skip", (int)o->on_nonfinite);
     if (!(o->max_grad_norm >= 0))
         return ql_fail(err, QL_ERR_ARG, "gradient norm limit %g: must be positive, or 0 for none", o->max_grad_norm);
     return QL_OK;
@@ -108,6 +110,11 @@ size_t ql_trainer_done(const ql_trainer *t)
     return t->done;
 }
 
+size_t ql_trainer_skipped(const ql_trainer *t)
+{
+    return t->skipped;
+}
+
 ql_trainer_bytes ql_trainer_memory(const ql_trainer *t)
 {
     const ql_adapters *a = t->model->adapters;
@@ -143,6 +150,11 @@ static slice begin_step(ql_trainer *t)
     return s;
 }
 
+static size_t micro_batches(const ql_trainer *t, slice s)
+{
+    return (s.count + t->options.batch_size - 1) / t->options.batch_size;
+}
+
 /* Adds up the gradients of the step's micro-batches, each weighted by its learned tokens. */
 static ql_status accumulate(ql_trainer *t, slice s, ql_step_report *report, ql_error *err)
 {
@@ -150,31 +162,52 @@ static ql_status accumulate(ql_trainer *t, slice s, ql_step_report *report, ql_e
     double sum = 0;
     report->learned = ql_batcher_learned(&t->batcher, t->order, s.first, s.count);
     ql_adapters_zero_grad(t->model->adapters);
-    for (size_t at = 0; at < s.count; at += batch_size) {
-        size_t count = s.count - at < batch_size ? s.count - at : batch_size;
+    for (size_t i = 0; i < micro_batches(t, s); i++) {
+        size_t at = i * batch_size, count = s.count - at < batch_size ? s.count - at : batch_size;
         ql_batch batch = ql_batcher_fill(&t->batcher, t->order, s.first + at, count);
-        ql_dropout dropout = {(float)t->model->lora.dropout, t->options.seed, t->forwards++, 0};
+        ql_dropout mask = {(float)t->model->lora.dropout, t->options.seed, t->forwards + i, 0};
+        const ql_dropout *dropout = mask.p > 0 ? &mask : NULL;
         ql_loss_sum loss;
-        ql_status status = ql_pass_run(&t->pass, &batch, (float)(1.0 / (double)report->learned),
-                                       dropout.p > 0 ? &dropout : NULL, NULL, &loss, t->workers, err);
+        ql_status status = ql_pass_run(&t->pass, &batch, (float)(1.0 / (double)report->learned), dropout, NULL, &loss,
+                                       t->workers, err);
+        report->tokens += batch.tokens;
+        if (status == QL_ERR_VALUE) {
+            report->loss = NAN;
+            return ql_health_logits(t, &batch, loss.first_bad, s.first + at, dropout, err);
+        }
         if (status)
             return status;
         sum += loss.sum;
-        report->tokens += batch.tokens;
     }
     report->loss = sum / (double)report->learned;
     return QL_OK;
 }
 
-static ql_status update(ql_trainer *t, ql_step_report *report, ql_error *err)
+/* Gradients, their norm and the rate. QL_ERR_VALUE tells where they are not finite. */
+static ql_status compute(ql_trainer *t, slice s, ql_step_report *report, ql_error *err)
 {
     const ql_train_options *o = &t->options;
-    ql_adapters *adapters = t->model->adapters;
-    ql_status status = ql_grad_norm(&report->grad_norm, adapters, t->workers, err);
+    report->lr = o->lr * ql_schedule_factor(o->schedule, t->done, o->warmup_steps, t->steps);
+    ql_status status = accumulate(t, s, report, err);
     if (status)
         return status;
-    report->lr = o->lr * ql_schedule_factor(o->schedule, t->done, o->warmup_steps, t->steps);
-    ql_adamw_step(&t->optimizer, adapters, report->lr, ql_clip_factor(report->grad_norm, o->max_grad_norm), t->workers);
+    if (ql_grad_norm(&report->grad_norm, t->model->adapters, t->workers, err))
+        return ql_health_gradients(t, s.first, s.count, report->grad_norm, err);
+    return QL_OK;
+}
+
+/* A step that cannot be taken: whether it is passed over. */
+static ql_status pass_over(ql_trainer *t, ql_step_report *report, ql_status status, ql_error *err)
+{
+    if (status != QL_ERR_VALUE)
+        return status;
+    ql_error adapters = {0}; /* theirs is the better reason, and with them no step will do */
+    if (ql_health_adapters(t, &adapters))
+        return ql_fail(err, QL_ERR_VALUE, "%s", adapters.message);
+    if (t->options.on_nonfinite == QL_NONFINITE_STOP)
+        return status;
+    report->skipped = true;
+    t->skipped++;
     return QL_OK;
 }
 
@@ -185,12 +218,20 @@ ql_status ql_trainer_step(ql_trainer *t, ql_step_report *report, ql_error *err)
         return ql_fail(err, QL_ERR_ARG, "the run is complete: all %zu steps are done", t->steps);
     double start = ql_seconds();
     slice s = begin_step(t);
-    ql_status status = accumulate(t, s, report, err);
-    if (!status)
-        status = update(t, report, err);
+    ql_status status = compute(t, s, report, err);
+    if (status) {
+        status = pass_over(t, report, status, err);
+    } else {
+        double clip = ql_clip_factor(report->grad_norm, t->options.max_grad_norm);
+        ql_adamw_step(&t->optimizer, t->model->adapters, report->lr, clip, t->workers);
+        status = ql_health_adapters(t, err);
+    }
+    if (status || report->skipped)
+        ql_fail_in(err, status ? status : QL_ERR_VALUE, "step %zu", t->done + 1);
     if (status)
-        return ql_fail_in(err, status, "step %zu", t->done + 1);
+        return status;
     t->done++;
+    t->forwards += micro_batches(t, s);
     report->epoch = (double)(t->done - 1 - (t->done - 1) % t->steps_per_epoch) / (double)t->steps_per_epoch +
                     (double)(s.first + s.count) / (double)t->samples;
     report->seconds = ql_seconds() - start;

@@ -1,0 +1,55 @@
+/* Where numbers stopped being finite: for the message of a step that failed. */
+#include <assert.h>
+#include <stdio.h>
+
+#include "base/finite.h"
+#include "model/pass.h"
+
+/* What a block computed last, in the order in which it does. */
+static const char *bad_part(const ql_pass *pass, const ql_saved *s, size_t tokens)
+{
+    const ql_model_config *c = &pass->model->config;
+    size_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    const struct {
+        const char *name;
+        const float *x;
+        size_t width;
+    } parts[] = {
+        {"q_proj", s->q_raw, q},
+        {"k_proj", s->k_raw, kv},
+        {"v_proj", s->v, kv},
+        {"the norm or rotation of q", s->q, q},
+        {"the norm or rotation of k", s->k, kv},
+        {"attention", s->att, q},
+        {"o_proj", s->mid, c->hidden_size},
+        {"gate_proj", s->gate, c->intermediate_size},
+        {"up_proj", s->up, c->intermediate_size},
+        {"silu(gate) * up", pass->act, c->intermediate_size},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!ql_all_finite(parts[i].x, tokens * parts[i].width))
+            return parts[i].name;
+    return "down_proj";
+}
+
+const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers,
+                           char text[QL_LOCATE_BYTES])
+{
+    const ql_model *model = pass->model;
+    size_t layers = model->config.layers, all = batch->tokens * model->config.hidden_size;
+    assert(pass->kind != QL_PASS_FORWARD);
+    snprintf(text, QL_LOCATE_BYTES, "the embedding");
+    if (!ql_all_finite(pass->saved[0].x, all))
+        return text;
+    for (size_t i = 0; i < layers; i++) {
+        if (ql_all_finite(i + 1 < layers ? pass->saved[i + 1].x : pass->final_x, all))
+            continue;
+        ql_attention attention = ql_model_attention(model, batch->sequences, batch->start);
+        ql_block_call call = {model, i, batch->tokens, batch->position, dropout, pass, workers};
+        ql_block_forward(&call, &attention, &pass->saved[i], pass->out);
+        snprintf(text, QL_LOCATE_BYTES, "layer %zu, %s", i, bad_part(pass, &pass->saved[i], batch->tokens));
+        return text;
+    }
+    snprintf(text, QL_LOCATE_BYTES, "the final norm or the LM head");
+    return text;
+}
