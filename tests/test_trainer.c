@@ -13,8 +13,9 @@
 static ql_error err;
 
 /* A small model, everything on: dropout, shuffling, accumulation, ragged samples, recomputation or not. */
-static void train_some(float *masters, size_t count, size_t threads, bool recompute, ql_arch arch)
+static double train_some(float *masters, size_t count, size_t threads, bool recompute, bool bf16, ql_arch arch)
 {
+    double loss = 0;
     const ql_model_config config = {
         .arch = arch,
         .vocab_size = 97,
@@ -54,6 +55,7 @@ static void train_some(float *masters, size_t count, size_t threads, bool recomp
     options.recompute = recompute;
     ck_assert_ok(ql_workers_create(&workers, threads, &err), &err);
     ck_assert_ok(ql_model_random(&model, &config, ql_format_default(), 3, workers, &err), &err);
+    ql_model_allow_bf16(model, bf16);
     ck_assert_ok(ql_model_attach(model, &lora, &err), &err);
     ck_assert_uint_eq(ql_model_adapter_parameters(model), count);
     ck_assert_ok(ql_dataset_from_samples(&data, samples, 7, &err), &err);
@@ -63,26 +65,41 @@ static void train_some(float *masters, size_t count, size_t threads, bool recomp
         ql_step_report report;
         ck_assert_ok(ql_trainer_step(trainer, &report, &err), &err);
         ck_assert(isfinite(report.loss) && report.grad_norm > 0);
+        loss = report.loss;
     }
     memcpy(masters, model->adapters->master, count * sizeof *masters);
     ql_trainer_destroy(trainer);
     ql_dataset_close(data);
     ql_model_destroy(model);
     ql_workers_destroy(workers);
+    return loss;
 }
+
+enum { COUNT = 3 * 8 * ((72 + 72) + 2 * (72 + 24) + (72 + 72) + 2 * (72 + 100) + (100 + 72)) };
 
 START_TEST(same_bits_for_any_threads_and_recomputation)
 {
-    enum { COUNT = 3 * 8 * ((72 + 72) + 2 * (72 + 24) + (72 + 72) + 2 * (72 + 100) + (100 + 72)) };
     static float first[COUNT], other[COUNT];
     ql_arch arch = (ql_arch)_i;
-    train_some(first, COUNT, 1, false, arch);
+    train_some(first, COUNT, 1, false, false, arch);
     for (size_t threads = 2; threads <= 3; threads++) {
-        train_some(other, COUNT, threads, false, arch);
+        train_some(other, COUNT, threads, false, false, arch);
         ck_assert_mem_eq(first, other, sizeof first);
     }
-    train_some(other, COUNT, 2, true, arch);
+    train_some(other, COUNT, 2, true, false, arch);
     ck_assert_mem_eq(first, other, sizeof first);
+}
+END_TEST
+
+/* Where the processor gains nothing by it, bf16 computes what fp32 does. */
+START_TEST(bf16_stays_near_and_on_any_threads)
+{
+    static float one[COUNT], two[COUNT];
+    double plain = train_some(one, COUNT, 1, false, false, QL_ARCH_LLAMA);
+    double rounded = train_some(one, COUNT, 1, false, true, QL_ARCH_LLAMA);
+    ck_assert_double_eq_tol(rounded, plain, 1e-2 * plain);
+    train_some(two, COUNT, 2, true, true, QL_ARCH_LLAMA);
+    ck_assert_mem_eq(one, two, sizeof one);
 }
 END_TEST
 
@@ -149,6 +166,7 @@ int main(void)
     TCase *tests = tcase_create("trainer");
     tcase_set_timeout(tests, 240);
     tcase_add_loop_test(tests, same_bits_for_any_threads_and_recomputation, QL_ARCH_LLAMA, QL_ARCH_QWEN3 + 1);
+    tcase_add_test(tests, bf16_stays_near_and_on_any_threads);
     tcase_add_test(tests, texts_have_the_reference_losses);
     suite_add_tcase(suite, tests);
     return test_run(suite);

@@ -23,6 +23,8 @@ const cli_option cli_format_options[] = {
      "weights that share a scale: 32, 64, 128 or 256"},
     {"double-quant", CLI_FLAG, FIELD(double_quant), NULL, "yes", 0, 0, false, "Base weights",
      "keep the scales in fp16 instead of 8 bits"},
+    {"compute", CLI_CHOICE, FIELD(compute), "f32|bf16", "f32", 0, 0, false, "Base weights",
+     "bf16: round the inputs of products with quantized weights to bf16 where this processor is faster that way"},
     {0},
 };
 
@@ -120,6 +122,7 @@ int cli_session_load(cli_session *session)
     double start = cli_now();
     if (ql_model_open(&session->model, session->common->model, session->format, session->workers, &err))
         return cli_failed(&err);
+    ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);
     session->load_seconds = cli_now() - start;
     return CLI_OK;
 }

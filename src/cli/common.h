@@ -16,6 +16,7 @@ typedef struct cli_common {
     const char *format;
     size_t group_size;
     bool double_quant;
+    const char *compute;
     size_t seq_len;
     const char *chat_template;
     bool train_on_inputs;
@@ -24,7 +25,7 @@ typedef struct cli_common {
 } cli_common;
 
 extern const cli_option cli_model_options[];  /* --model */
-extern const cli_option cli_format_options[]; /* --format, --group-size, --double-quant */
+extern const cli_option cli_format_options[]; /* --format, --group-size, --double-quant, --compute */
 extern const cli_option cli_data_options[];   /* --seq-len, --chat-template, --train-on-inputs */
 extern const cli_option cli_run_options[];    /* --threads, --json, --quiet */
 

@@ -137,6 +137,14 @@ void ql_model_destroy(ql_model *model)
     free(model);
 }
 
+void ql_model_allow_bf16(ql_model *model, bool allow)
+{
+    for (size_t i = 0; i < model->config.layers * QL_MODULES; i++)
+        ql_weight_allow_bf16(model->blocks[i / QL_MODULES].weight[i % QL_MODULES], allow);
+    ql_weight_allow_bf16(model->embed, allow);
+    ql_weight_allow_bf16(model->head, allow);
+}
+
 const ql_model_config *ql_model_shape(const ql_model *model)
 {
     return &model->config;
