@@ -140,6 +140,22 @@ static ql_status find_template(ql_tokenizer *t, const config *file, ql_error *er
     return QL_OK;
 }
 
+static ql_status set(ql_tokenizer *t, const config *files, ql_error *err)
+{
+    t->bos = find_special(t, files, "bos_token", "bos_token_id");
+    t->eos = find_special(t, files, "eos_token", "eos_token_id");
+    t->pad = find_special(t, files, "pad_token", "pad_token_id");
+    t->unk = find_special(t, files, "unk_token", "unk_token_id");
+    if (t->unk < 0)
+        t->unk = t->bpe.unk;
+    ql_status status = find_ends(t, files, err);
+    if (!status)
+        status = overrule(&t->before, t->bos, &files[TOKENIZER_CONFIG], "add_bos_token", err);
+    if (!status)
+        status = overrule(&t->after, t->eos, &files[TOKENIZER_CONFIG], "add_eos_token", err);
+    return status ? status : find_template(t, &files[TOKENIZER_CONFIG], err);
+}
+
 ql_status ql_specials_load(ql_tokenizer *t, ql_error *err)
 {
     static const char *const names[CONFIGS] = {"tokenizer_config.json", "special_tokens_map.json",
@@ -148,24 +164,20 @@ ql_status ql_specials_load(ql_tokenizer *t, ql_error *err)
     ql_status status = QL_OK;
     for (int i = 0; i < CONFIGS && !status; i++)
         status = read_config(&files[i], t->folder, names[i], err);
-    if (!status) {
-        t->bos = find_special(t, files, "bos_token", "bos_token_id");
-        t->eos = find_special(t, files, "eos_token", "eos_token_id");
-        t->pad = find_special(t, files, "pad_token", "pad_token_id");
-        t->unk = find_special(t, files, "unk_token", "unk_token_id");
-        if (t->unk < 0)
-            t->unk = t->bpe.unk;
-        status = find_ends(t, files, err);
-    }
     if (!status)
-        status = overrule(&t->before, t->bos, &files[TOKENIZER_CONFIG], "add_bos_token", err);
-    if (!status)
-        status = overrule(&t->after, t->eos, &files[TOKENIZER_CONFIG], "add_eos_token", err);
-    if (!status)
-        status = find_template(t, &files[TOKENIZER_CONFIG], err);
+        status = set(t, files, err);
     for (int i = 0; i < CONFIGS; i++) {
         json_decref(files[i].json);
         free(files[i].path);
     }
     return status;
+}
+
+ql_status ql_specials_set(ql_tokenizer *t, const char *file, json_t *tokenizer_config, json_t *generation, ql_error *err)
+{
+    config files[CONFIGS] = {
+        [TOKENIZER_CONFIG] = {.json = tokenizer_config, .root = ql_json_root(file, tokenizer_config)},
+        [GENERATION] = {.json = generation, .root = ql_json_root(file, generation)},
+    };
+    return set(t, files, err);
 }

@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "io/gguf.h"
 #include "io/path.h"
+#include "text/gguf.h"
 #include "text/grow.h"
 #include "text/utf8.h"
 
@@ -78,7 +80,7 @@ static void split_at_marks(ql_tokenizer *t)
     ql_splits_add_runs(&t->splits, mark);
 }
 
-static ql_status load(ql_tokenizer *t, const ql_json_at *root, ql_error *err)
+ql_status ql_tokenizer_load(ql_tokenizer *t, const ql_json_at *root, ql_error *err)
 {
     ql_json_at model;
     ql_status status = ql_json_get_object(root, "model", QL_REQUIRED, &model, err);
@@ -101,32 +103,36 @@ static ql_status load(ql_tokenizer *t, const ql_json_at *root, ql_error *err)
         status = ql_spelling_load(&t->spelling, t->splits.bytes, root, err);
     if (!status)
         status = ql_steps_load(root, "post_processor", "processors", load_processor, t, err);
+    if (!status)
+        split_at_marks(t);
     return status;
 }
 
-ql_status ql_tokenizer_open(ql_tokenizer **out, const char *model_dir, ql_error *err)
+static ql_status open_folder(ql_tokenizer *t, const char *dir, ql_error *err)
 {
-    *out = NULL;
-    if (!model_dir)
-        return ql_fail(err, QL_ERR_ARG, "tokenizer: no model folder given");
     json_t *json = NULL;
-    char *path = ql_path_join(model_dir, "tokenizer.json");
-    ql_tokenizer *t = calloc(1, sizeof *t);
-    ql_status status = path && t && (t->folder = strdup(model_dir)) ? QL_OK : QL_ERR_MEMORY;
-    if (status)
-        ql_fail(err, status, "tokenizer: out of memory");
-    if (!status)
-        status = ql_json_read(&json, path, err);
+    char *path = ql_path_join(dir, "tokenizer.json");
+    ql_status status = path ? ql_json_read(&json, path, err) : ql_fail(err, QL_ERR_MEMORY, "tokenizer: out of memory");
     if (!status) {
         ql_json_at root = ql_json_root(path, json);
-        status = load(t, &root, err);
+        status = ql_tokenizer_load(t, &root, err);
     }
-    if (!status) {
-        split_at_marks(t);
+    if (!status)
         status = ql_specials_load(t, err);
-    }
     json_decref(json);
     free(path);
+    return status;
+}
+
+ql_status ql_tokenizer_open(ql_tokenizer **out, const char *model, ql_error *err)
+{
+    *out = NULL;
+    if (!model)
+        return ql_fail(err, QL_ERR_ARG, "tokenizer: no model folder given");
+    ql_tokenizer *t = calloc(1, sizeof *t);
+    ql_status status = t && (t->folder = strdup(model)) ? QL_OK : ql_fail(err, QL_ERR_MEMORY, "tokenizer: out of memory");
+    if (!status)
+        status = ql_path_is_gguf(model) ? ql_tokenizer_from_gguf(t, model, err) : open_folder(t, model, err);
     if (status)
         ql_tokenizer_close(t);
     else

@@ -34,8 +34,15 @@ struct ql_tokenizer {
 /* The member "decoder". */
 ql_status ql_spelling_load(ql_spelling *spelling, bool bytes, const ql_json_at *root, ql_error *err);
 
+/* All that a tokenizer.json says: everything but the special tokens and the chat template. */
+ql_status ql_tokenizer_load(ql_tokenizer *tokenizer, const ql_json_at *root, ql_error *err);
+
 /* bos .. unk, ends, chat_template, and add_bos_token's say on `before`, from the files beside tokenizer.json. */
 ql_status ql_specials_load(ql_tokenizer *tokenizer, ql_error *err);
+
+/* The same from a tokenizer_config.json and a generation_config.json in memory; `file` is for messages. */
+ql_status ql_specials_set(ql_tokenizer *tokenizer, const char *file, json_t *tokenizer_config, json_t *generation,
+                          ql_error *err);
 
 /* As ql_tokenizer_encode, for text whose place is known and in parts of which special tokens are not recognized. */
 ql_status ql_encode_at(ql_tokenizer *tokenizer, ql_place place, const char *text, size_t length, ql_literals literals,

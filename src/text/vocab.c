@@ -141,6 +141,21 @@ static bool halves(const json_t *item, span *left, span *right)
     return true;
 }
 
+ql_status ql_merges_reserve(ql_merges *merges, size_t count, ql_error *err)
+{
+    merges->mask = ql_hash_mask(count);
+    merges->slots = count < UINT32_MAX ? malloc((merges->mask + 1) * sizeof *merges->slots) : NULL;
+    if (!merges->slots)
+        return ql_fail(err, QL_ERR_MEMORY, "%zu merges: out of memory", count);
+    memset(merges->slots, 0xff, (merges->mask + 1) * sizeof *merges->slots);
+    return QL_OK;
+}
+
+void ql_merges_put(ql_merges *merges, ql_merge merge)
+{
+    merges->slots[merge_slot(merges, merge.left, merge.right)] = merge;
+}
+
 static ql_status put_merge(ql_merges *merges, const json_t *item, uint32_t rank, const ql_vocab *vocab, ql_error *err)
 {
     span left, right;
@@ -155,7 +170,7 @@ static ql_status put_merge(ql_merges *merges, const json_t *item, uint32_t rank,
     int32_t merged = ql_vocab_find(vocab, joined, left.length + right.length);
     if (a < 0 || b < 0 || merged < 0)
         return ql_fail(err, QL_ERR_FORMAT, "model.vocab lacks a part of it or the whole");
-    merges->slots[merge_slot(merges, a, b)] = (ql_merge){a, b, merged, rank};
+    ql_merges_put(merges, (ql_merge){a, b, merged, rank});
     return QL_OK;
 }
 
@@ -166,11 +181,7 @@ ql_status ql_merges_load(ql_merges *merges, const ql_json_at *model, const ql_vo
     if (status)
         return status;
     size_t count = json_array_size(list.value);
-    merges->mask = ql_hash_mask(count);
-    merges->slots = count < UINT32_MAX ? malloc((merges->mask + 1) * sizeof *merges->slots) : NULL;
-    if (!merges->slots)
-        return ql_fail(err, QL_ERR_MEMORY, "%zu merges: out of memory", count);
-    memset(merges->slots, 0xff, (merges->mask + 1) * sizeof *merges->slots);
+    status = ql_merges_reserve(merges, count, err);
     for (size_t i = 0; i < count && !status; i++) {
         status = put_merge(merges, json_array_get(list.value, i), (uint32_t)i, vocab, err);
         if (status)

@@ -41,6 +41,10 @@ typedef struct ql_merges {
 /* model.merges in both layouts: "a b" and ["a", "b"]. */
 ql_status ql_merges_load(ql_merges *merges, const ql_json_at *model, const ql_vocab *vocab, ql_error *err);
 const ql_merge *ql_merges_find(const ql_merges *merges, int32_t left, int32_t right); /* NULL: none */
+
+/* Makes an empty table for `count` merges, and puts one in. */
+ql_status ql_merges_reserve(ql_merges *merges, size_t count, ql_error *err);
+void ql_merges_put(ql_merges *merges, ql_merge merge);
 void ql_merges_free(ql_merges *merges);
 
 #endif
