@@ -12,13 +12,14 @@
 
 const cli_option cli_model_options[] = {
     {"model", CLI_TEXT, FIELD(model), "DIR", NULL, 0, 0, true, "Input and output",
-     "Hugging Face folder: config.json, safetensors (one file or shards), tokenizer.json"},
+     "Hugging Face folder: config.json, safetensors (one file or shards), tokenizer.json; or a GGUF file"},
     {0},
 };
 
 const cli_option cli_format_options[] = {
     {"format", CLI_TEXT, FIELD(format), "NAME", "nf4", 0, 0, false, "Base weights",
-     "nf4, fp4, int4, int8, or none (as stored, for plain LoRA)"},
+     "nf4, fp4, int4, int8, or none (as stored, for plain LoRA); a GGUF file that is quantized already is used as "
+     "stored unless this is given"},
     {"group-size", CLI_SIZE, FIELD(group_size), "N", "64", 32, 4096, false, "Base weights",
      "weights that share a scale: 32, 64, 128 or 256"},
     {"double-quant", CLI_FLAG, FIELD(double_quant), NULL, "yes", 0, 0, false, "Base weights",
@@ -94,6 +95,21 @@ static int check_seq_len(const cli_session *s)
                      s->common->seq_len, s->common->model, s->config.max_positions);
 }
 
+/* Weights that a GGUF file holds quantized are used so, unless a format was asked for. */
+static ql_status choose_format(cli_session *session, ql_error *err)
+{
+    static const char *const asked[] = {"format", "group-size", "double-quant"};
+    ql_format standard;
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++)
+        if (cli_given(session->args, asked[i]))
+            return QL_OK;
+    ql_status status = ql_model_default_format(&standard, session->common->model, err);
+    session->stored = !status && standard.code == QL_CODE_F32;
+    if (session->stored)
+        session->format = standard;
+    return status;
+}
+
 int cli_session_open(cli_session *session, const cli_args *args)
 {
     ql_error err = {0};
@@ -103,7 +119,7 @@ int cli_session_open(cli_session *session, const cli_args *args)
     session->out = common->quiet ? NULL : common->json ? stderr : stdout;
     if (ql_format_parse(&session->format, common->format, (uint32_t)common->group_size, common->double_quant, &err))
         return cli_wrong(args->command, "--format %s: %s", common->format, err.message);
-    if (ql_model_config_read(&session->config, common->model, &err))
+    if (ql_model_config_read(&session->config, common->model, &err) || choose_format(session, &err))
         return cli_failed(&err);
     int status = check_seq_len(session);
     if (status == CLI_OK)
@@ -123,6 +139,7 @@ int cli_session_load(cli_session *session)
     if (ql_model_open(&session->model, session->common->model, session->format, session->workers, &err))
         return cli_failed(&err);
     ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);
+    session->format = ql_model_format(session->model);
     session->load_seconds = cli_now() - start;
     return CLI_OK;
 }

@@ -34,7 +34,8 @@ typedef struct cli_session {
     const cli_args *args;
     const cli_common *common;
     FILE *out; /* words for people: stdout, stderr with --json, NULL with --quiet */
-    ql_format format;
+    ql_format format; /* asked for; of a model that is loaded, its own */
+    bool stored;      /* nobody asked, and the file is quantized already */
     ql_model_config config;
     ql_workers *workers;
     ql_tokenizer *tokenizer;

@@ -24,7 +24,8 @@ static void tell(const cli_session *s, const ql_eval_report *r)
 {
     char format[48];
     cli_text samples, tokens, learned, peak;
-    cli_say(s, "Model       %s, %s%s%s\n", s->common->model, ql_format_describe(s->format, format),
+    cli_say(s, "Model       %s, %s%s%s%s\n", s->common->model, ql_format_describe(s->format, format),
+            s->stored ? " as stored" : "",
             s->common->adapter ? ", adapter " : "", s->common->adapter ? s->common->adapter : "");
     cli_say(s, "Data        %s samples, %s tokens, %s of them counted\n", cli_count(r->samples, samples),
             cli_count(r->tokens, tokens), cli_count(r->learned, learned));

@@ -14,7 +14,8 @@ static void introduce_model(const finetune *f)
     ql_model_bytes bytes = ql_model_memory(s->model);
     cli_say(s, "Model     %s: %s, %zu layers of %zu, %s parameters\n", s->common->model, ql_arch_name(shape->arch),
             shape->layers, shape->hidden_size, cli_count(all, parameters));
-    cli_say(s, "Base      %s: %s, scales %s; read in %.1f s\n", ql_format_describe(s->format, format),
+    cli_say(s, "Base      %s%s: %s, scales %s; read in %.1f s\n", ql_format_describe(s->format, format),
+            s->stored ? " as stored in the file (--format NAME would quantize it anew)" : "",
             cli_bytes(bytes.codes, codes), cli_bytes(bytes.scales, scales), s->load_seconds);
     if (s->common->adapter)
         cli_say(s, "Adapter   from %s: ", s->common->adapter);
