@@ -119,6 +119,10 @@ QL_API void ql_linear_backward(const ql_linear *layer, size_t m, const float *x,
                                size_t lddy, const float *h, float *dx, size_t lddx, bool add_dx,
                                const ql_dropout *dropout, float *work, ql_workers *workers);
 
+/* dst[rows][k] += rows [row, row + rows) of s B A in fp32, from the masters when there are any. Rows of B that are 0
+ * leave the bits of dst. */
+QL_API void ql_adapter_add_rows(const ql_adapter *adapter, size_t row, size_t rows, float *dst, size_t ld);
+
 /* dst[rows][k] = rows [row, row + rows) of W + s B A in fp32, from the masters when there are any. */
 QL_API void ql_linear_merge_rows(const ql_linear *layer, size_t row, size_t rows, float *dst, size_t ld);
 

@@ -110,7 +110,7 @@ static ql_status choose_format(cli_session *session, ql_error *err)
     return status;
 }
 
-int cli_session_open(cli_session *session, const cli_args *args)
+int cli_session_start(cli_session *session, const cli_args *args)
 {
     ql_error err = {0};
     const cli_common *common = args->values;
@@ -124,12 +124,18 @@ int cli_session_open(cli_session *session, const cli_args *args)
     int status = check_seq_len(session);
     if (status == CLI_OK)
         status = check_adapter(common->adapter);
-    if (status != CLI_OK)
-        return status;
-    if (ql_tokenizer_open(&session->tokenizer, common->model, &err) ||
-        ql_workers_create(&session->workers, common->threads, &err))
-        return cli_failed(&err);
-    return CLI_OK;
+    if (status == CLI_OK && ql_workers_create(&session->workers, common->threads, &err))
+        status = cli_failed(&err);
+    return status;
+}
+
+int cli_session_open(cli_session *session, const cli_args *args)
+{
+    ql_error err = {0};
+    int status = cli_session_start(session, args);
+    if (status == CLI_OK && ql_tokenizer_open(&session->tokenizer, session->common->model, &err))
+        status = cli_failed(&err);
+    return status;
 }
 
 int cli_session_load(cli_session *session)

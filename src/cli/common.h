@@ -47,6 +47,9 @@ typedef struct cli_session {
  * there, --seq-len against the model's positions. Returns the exit status, complaints made. */
 int cli_session_open(cli_session *session, const cli_args *args);
 
+/* The same without the tokenizer. */
+int cli_session_start(cli_session *session, const cli_args *args);
+
 /* Reads and quantizes the weights. The adapter is the caller's to load. */
 int cli_session_load(cli_session *session);
 void cli_session_close(cli_session *session);

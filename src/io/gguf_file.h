@@ -22,4 +22,7 @@ static inline uint64_t ql_gguf_load(const unsigned char *data, size_t bytes)
 /* Bytes of a number or bool; 0 for strings and arrays. */
 size_t ql_gguf_width(ql_gguf_type type);
 
+/* The number in the file of a type of tensors, and the elements and bytes of one of its blocks; -1: there is none. */
+int ql_gguf_tensor_type(const char *name, size_t *elements, size_t *bytes);
+
 #endif

@@ -28,6 +28,18 @@ static const struct {
     [30] = {"BF16", 1, 2},       [34] = {"TQ1_0", 256, 54},   [35] = {"TQ2_0", 256, 66},   [39] = {"MXFP4", 32, 17},
 };
 
+int ql_gguf_tensor_type(const char *name, size_t *elements, size_t *bytes)
+{
+    for (size_t i = 0; i < sizeof tensor_types / sizeof *tensor_types; i++) {
+        if (!tensor_types[i].name || strcmp(tensor_types[i].name, name) != 0)
+            continue;
+        *elements = tensor_types[i].elements;
+        *bytes = tensor_types[i].bytes;
+        return (int)i;
+    }
+    return -1;
+}
+
 typedef struct reader {
     const char *path;
     const unsigned char *data;

@@ -66,6 +66,7 @@ static void keep_error(ql_output *output, bool failed)
 void ql_output_write(ql_output *output, const void *data, size_t bytes)
 {
     errno = 0;
+    output->written += bytes;
     if (!output->error && bytes > 0)
         keep_error(output, fwrite(data, 1, bytes, output->file) != bytes);
 }

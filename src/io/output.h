@@ -10,7 +10,8 @@
 typedef struct ql_output {
     FILE *file;
     char *path, *temp;
-    int error; /* errno of the first write that failed */
+    int error;        /* errno of the first write that failed */
+    uint64_t written; /* bytes given to write */
 } ql_output;
 
 /* Opens a temporary file beside `path`, in the same folder. */

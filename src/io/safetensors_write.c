@@ -1,4 +1,5 @@
 /* Writing safetensors with the bytes of the reference implementation. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,6 +7,7 @@
 #include "base/utf8.h"
 #include "io/output.h"
 #include "io/safetensors.h"
+#include "io/tensor_write.h"
 
 /* The reference implementation sorts by its enumeration of types, widest last, and writes from the end. */
 static int rank(ql_dtype type)
@@ -52,8 +54,6 @@ static ql_status check_tensor(const char *path, const ql_tensor *tensor, ql_erro
         __builtin_mul_overflow(elements, ql_dtype_size(tensor->dtype), &bytes))
         return ql_fail(err, QL_ERR_SHAPE, "%s: tensor %.200s has more than %d dimensions or too many elements", path,
                        tensor->name, QL_TENSOR_DIMS);
-    if (bytes > 0 && !tensor->data)
-        return ql_fail(err, QL_ERR_ARG, "%s: tensor %.200s has no data", path, tensor->name);
     return QL_OK;
 }
 
@@ -127,7 +127,7 @@ static ql_status build_header(ql_json *json, const char *path, const ql_tensor *
 }
 
 static ql_status write_file(const char *path, const ql_json *header, const ql_tensor *const *sorted, size_t count,
-                            ql_error *err)
+                            ql_tensor_emit *emit, void *ctx, ql_error *err)
 {
     ql_output output;
     ql_status status = ql_output_open(&output, path, err);
@@ -140,13 +140,20 @@ static ql_status write_file(const char *path, const ql_json *header, const ql_te
     ql_output_write(&output, prefix, sizeof prefix);
     ql_output_write(&output, header->text, header->length);
     ql_output_write(&output, "        ", padding);
-    for (size_t i = 0; i < count; i++)
-        ql_output_write(&output, sorted[i]->data, tensor_bytes(sorted[i]));
-    return ql_output_commit(&output, err);
+    for (size_t i = 0; i < count && status == QL_OK && !output.error; i++) {
+        uint64_t end = output.written + tensor_bytes(sorted[i]);
+        status = emit(ctx, sorted[i], &output, err);
+        assert(status != QL_OK || output.written == end);
+        (void)end;
+    }
+    if (status == QL_OK)
+        return ql_output_commit(&output, err);
+    ql_output_abort(&output);
+    return status;
 }
 
-ql_status ql_safetensors_write(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
-                               size_t pairs, ql_error *err)
+ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
+                                size_t pairs, ql_tensor_emit *emit, void *ctx, ql_error *err)
 {
     const ql_tensor **sorted = calloc(count + 1, sizeof *sorted);
     if (!sorted)
@@ -162,8 +169,25 @@ ql_status ql_safetensors_write(const char *path, const ql_tensor *tensors, size_
         status = build_header(&header, path, sorted, count, metadata, pairs, err);
     }
     if (status == QL_OK)
-        status = write_file(path, &header, sorted, count, err);
+        status = write_file(path, &header, sorted, count, emit, ctx, err);
     ql_json_free(&header);
     free(sorted);
     return status;
+}
+
+static ql_status emit_data(void *ctx, const ql_tensor *tensor, ql_output *output, ql_error *err)
+{
+    (void)ctx, (void)err;
+    ql_output_write(output, tensor->data, tensor_bytes(tensor));
+    return QL_OK;
+}
+
+ql_status ql_safetensors_write(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
+                               size_t pairs, ql_error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!tensors[i].data && ql_tensor_elements(&tensors[i]) > 0)
+            return ql_fail(err, QL_ERR_ARG, "%s: tensor %.200s has no data", path,
+                           tensors[i].name ? tensors[i].name : "");
+    return ql_safetensors_stream(path, tensors, count, metadata, pairs, emit_data, NULL, err);
 }

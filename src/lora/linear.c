@@ -187,17 +187,22 @@ static float element(const float *master, const uint16_t *value, size_t i)
     return master ? master[i] : ql_f16_to_f32(value[i]);
 }
 
-void ql_linear_merge_rows(const ql_linear *layer, size_t row, size_t rows, float *dst, size_t ld)
+void ql_adapter_add_rows(const ql_adapter *a, size_t row, size_t rows, float *dst, size_t ld)
 {
-    ql_weight_dequantize(layer->base, row, rows, dst, ld);
-    const ql_adapter *a = layer->adapter;
-    if (!a)
-        return;
     for (size_t o = 0; o < rows; o++) {
         for (size_t i = 0; i < a->r; i++) {
             float b = a->scaling * element(a->master_b, a->b, (row + o) * a->r + i);
+            if (b == 0) /* adding 0 would turn a -0 of W into 0 */
+                continue;
             for (size_t j = 0; j < a->k; j++)
                 dst[o * ld + j] += b * element(a->master_a, a->a, i * a->k + j);
         }
     }
+}
+
+void ql_linear_merge_rows(const ql_linear *layer, size_t row, size_t rows, float *dst, size_t ld)
+{
+    ql_weight_dequantize(layer->base, row, rows, dst, ld);
+    if (layer->adapter)
+        ql_adapter_add_rows(layer->adapter, row, rows, dst, ld);
 }

@@ -1,5 +1,4 @@
 /* A model's adapters from and to the files of PEFT. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,38 +6,7 @@
 #include "model/model.h"
 #include "qlora/adapter.h"
 #include "qlora/train.h"
-
-enum { NAME_BYTES = 64 };
-
-/* The linear layers of a model by name, [layers][QL_MODULES]. */
-typedef struct layer_list {
-    size_t count;
-    ql_adapter_module *modules;
-    char (*names)[NAME_BYTES];
-} layer_list;
-
-static void list_free(layer_list *list)
-{
-    free(list->modules);
-    free(list->names);
-}
-
-static ql_status list_layers(layer_list *list, const ql_model_config *config, ql_error *err)
-{
-    list->count = config->layers * QL_MODULES;
-    list->modules = calloc(list->count, sizeof *list->modules);
-    list->names = calloc(list->count, sizeof *list->names);
-    if (!list->modules || !list->names)
-        return ql_fail(err, QL_ERR_MEMORY, "the names of %zu layers: out of memory", list->count);
-    for (size_t i = 0; i < list->count; i++) {
-        ql_module module = (ql_module)(i % QL_MODULES);
-        snprintf(list->names[i], NAME_BYTES, "model.layers.%zu.%s.%s", i / QL_MODULES,
-                 module <= QL_O ? "self_attn" : "mlp", ql_module_name(module));
-        list->modules[i] =
-            (ql_adapter_module){list->names[i], ql_module_inputs(config, module), ql_module_outputs(config, module)};
-    }
-    return QL_OK;
-}
+#include "train/layer_list.h"
 
 /* Fills in the largest rank and the modules that are adapted anywhere. */
 static ql_lora_options options_of(const ql_adapter_config *config, const ql_adapter_shape *shapes, size_t count)
@@ -53,7 +21,7 @@ static ql_lora_options options_of(const ql_adapter_config *config, const ql_adap
     return options;
 }
 
-static ql_status load(ql_model *model, const ql_adapter_file *file, const layer_list *list, ql_adapter_shape *shapes,
+static ql_status load(ql_model *model, const ql_adapter_file *file, const ql_layer_list *list, ql_adapter_shape *shapes,
                       bool trainable, ql_error *err)
 {
     ql_status status = ql_adapter_file_plan(file, list->modules, list->count, shapes, err);
@@ -75,10 +43,10 @@ static ql_status load(ql_model *model, const ql_adapter_file *file, const layer_
 
 ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_error *err)
 {
-    layer_list list = {0};
+    ql_layer_list list = {0};
     ql_adapter_file *file = NULL;
     ql_adapter_shape *shapes = NULL;
-    ql_status status = list_layers(&list, &model->config, err);
+    ql_status status = ql_layer_list_make(&list, &model->config, err);
     if (!status)
         status = ql_adapter_file_open(&file, dir, err);
     if (!status && !(shapes = calloc(list.count, sizeof *shapes)))
@@ -87,21 +55,8 @@ ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_e
         ql_fail_in(err, status, "%s", dir);
     free(shapes);
     ql_adapter_file_close(file);
-    list_free(&list);
+    ql_layer_list_free(&list);
     return status;
-}
-
-/* The names for target_modules: "q_proj" when every block has it, whole names when blocks differ. */
-static size_t list_targets(const ql_model *model, const char *const *names, size_t count, const char **targets)
-{
-    size_t used = 0;
-    for (int module = 0; module < QL_MODULES; module++)
-        if (model->lora.modules >> module & 1)
-            targets[used++] = ql_module_name((ql_module)module);
-    if (count == used * model->config.layers)
-        return used;
-    memcpy(targets, names, count * sizeof *targets);
-    return count;
 }
 
 ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *base_name, ql_error *err)
@@ -111,8 +66,8 @@ ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *ba
     const ql_lora_options *lora = &model->lora;
     ql_adapter_config config = {.rank = lora->rank, .alpha = lora->alpha, .use_rslora = lora->use_rslora,
                                 .dropout = lora->dropout, .base_model = base_name};
-    layer_list list = {0};
-    ql_status status = list_layers(&list, &model->config, err);
+    ql_layer_list list = {0};
+    ql_status status = ql_layer_list_make(&list, &model->config, err);
     const char **names = status ? NULL : calloc(2 * list.count, sizeof *names);
     if (!status && !names)
         status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", dir);
@@ -123,10 +78,10 @@ ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *ba
             if (model->blocks[i / QL_MODULES].linear[i % QL_MODULES].adapter)
                 names[count++] = list.names[i];
         config.target_modules = targets;
-        config.targets = list_targets(model, names, count, targets);
+        config.targets = ql_layer_targets(&model->config, lora->modules, names, count, targets);
         status = ql_adapter_file_write(dir, &config, model->adapters, names, err);
     }
     free(names);
-    list_free(&list);
+    ql_layer_list_free(&list);
     return status;
 }

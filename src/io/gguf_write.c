@@ -1,0 +1,174 @@
+/* The bytes of a GGUF file, from the first to the last. */
+#include "io/gguf_write.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "io/gguf_file.h"
+#include "io/safetensors.h"
+
+enum { ALIGNMENT = 32, MOST_DIMS = 4 };
+
+/* ---- bytes that grow ---- */
+
+static void put(ql_gguf_meta *meta, const void *bytes, size_t size)
+{
+    if (meta->failed)
+        return;
+    if (size > meta->capacity - meta->length) {
+        size_t capacity = 2 * (meta->capacity + size);
+        unsigned char *grown = realloc(meta->data, capacity);
+        if (!grown) {
+            meta->failed = true;
+            return;
+        }
+        meta->data = grown;
+        meta->capacity = capacity;
+    }
+    memcpy(meta->data + meta->length, bytes, size);
+    meta->length += size;
+}
+
+static void put_number(ql_gguf_meta *meta, uint64_t value, size_t bytes)
+{
+    unsigned char little[8];
+    for (size_t i = 0; i < bytes; i++)
+        little[i] = (unsigned char)(value >> 8 * i);
+    put(meta, little, bytes);
+}
+
+static void put_text(ql_gguf_meta *meta, const char *text)
+{
+    put_number(meta, strlen(text), 8);
+    put(meta, text, strlen(text));
+}
+
+static void put_key(ql_gguf_meta *meta, const char *key, ql_gguf_type type)
+{
+    put_text(meta, key);
+    put_number(meta, type, 4);
+    meta->count++;
+}
+
+void ql_gguf_put_string(ql_gguf_meta *meta, const char *key, const char *text)
+{
+    put_key(meta, key, QL_GGUF_STRING);
+    put_text(meta, text);
+}
+
+void ql_gguf_put_f32(ql_gguf_meta *meta, const char *key, float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    put_key(meta, key, QL_GGUF_F32);
+    put_number(meta, bits, 4);
+}
+
+void ql_gguf_meta_free(ql_gguf_meta *meta)
+{
+    free(meta->data);
+    *meta = (ql_gguf_meta){0};
+}
+
+/* ---- tensors ---- */
+
+/* The number of the tensor's type and the bytes of its data. */
+static ql_status measure(const char *path, const ql_tensor *tensor, uint32_t *type, size_t *bytes, ql_error *err)
+{
+    size_t block = 1, block_bytes = 0, elements;
+    int number = ql_gguf_tensor_type(tensor->foreign ? tensor->dtype_name : ql_dtype_name(tensor->dtype), &block,
+                                     &block_bytes);
+    if (number < 0)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s has the type %s, which GGUF has not", path,
+                       tensor->name, ql_dtype_name(tensor->dtype));
+    if (tensor->ndim < 1 || tensor->ndim > MOST_DIMS || tensor->shape[tensor->ndim - 1] % block ||
+        !ql_shape_elements(tensor->shape, tensor->ndim, &elements) ||
+        __builtin_mul_overflow(elements / block, block_bytes, bytes))
+        return ql_fail(err, QL_ERR_SHAPE, "%s: tensor %.200s: its shape cannot be stored as %s", path, tensor->name,
+                       tensor->foreign ? tensor->dtype_name : ql_dtype_name(tensor->dtype));
+    *type = (uint32_t)number;
+    return QL_OK;
+}
+
+static size_t padding(uint64_t at)
+{
+    return (size_t)(-at % ALIGNMENT);
+}
+
+/* Appends the tensors' descriptions. */
+static ql_status put_infos(ql_gguf_meta *infos, const char *path, const ql_tensor *tensors, size_t count, ql_error *err)
+{
+    uint64_t offset = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t type;
+        size_t bytes;
+        ql_status status = measure(path, &tensors[i], &type, &bytes, err);
+        if (status)
+            return status;
+        put_text(infos, tensors[i].name);
+        put_number(infos, tensors[i].ndim, 4);
+        for (size_t d = tensors[i].ndim; d-- > 0;)
+            put_number(infos, tensors[i].shape[d], 8);
+        put_number(infos, type, 4);
+        put_number(infos, offset, 8);
+        if (__builtin_add_overflow(offset, bytes, &offset) || offset > INT64_MAX)
+            return ql_fail(err, QL_ERR_SHAPE, "%s: too many bytes for one file", path);
+        offset += padding(offset);
+    }
+    return QL_OK;
+}
+
+static void pad(ql_output *output)
+{
+    static const char zeros[ALIGNMENT];
+    ql_output_write(output, zeros, padding(output->written));
+}
+
+static ql_status write_data(ql_output *output, const char *path, const ql_tensor *tensors, size_t count,
+                            ql_tensor_emit *emit, void *ctx, ql_error *err)
+{
+    ql_status status = QL_OK;
+    for (size_t i = 0; i < count && !status && !output->error; i++) {
+        uint64_t start = output->written;
+        uint32_t type;
+        size_t bytes;
+        status = measure(path, &tensors[i], &type, &bytes, err);
+        if (!status)
+            status = emit(ctx, &tensors[i], output, err);
+        assert(status || output->written == start + bytes);
+        (void)start;
+        pad(output);
+    }
+    return status;
+}
+
+ql_status ql_gguf_write(const char *path, const ql_gguf_meta *meta, const ql_tensor *tensors, size_t count,
+                        ql_tensor_emit *emit, void *ctx, ql_error *err)
+{
+    ql_gguf_meta head = {0}, infos = {0};
+    ql_output output = {0};
+    put(&head, "GGUF", 4);
+    put_number(&head, 3, 4);
+    put_number(&head, count, 8);
+    put_number(&head, meta->count, 8);
+    ql_status status = put_infos(&infos, path, tensors, count, err);
+    if (!status && (head.failed || infos.failed || meta->failed))
+        status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
+    if (!status)
+        status = ql_output_open(&output, path, err);
+    if (!status) {
+        ql_output_write(&output, head.data, head.length);
+        ql_output_write(&output, meta->data, meta->length);
+        ql_output_write(&output, infos.data, infos.length);
+        pad(&output);
+        status = write_data(&output, path, tensors, count, emit, ctx, err);
+    }
+    if (!status)
+        status = ql_output_commit(&output, err);
+    ql_output_abort(&output);
+    ql_gguf_meta_free(&head);
+    ql_gguf_meta_free(&infos);
+    return status;
+}
