@@ -1,4 +1,5 @@
 /* Adapters in the files of other programs: llama.cpp's GGUF, mlx-lm's folders, PEFT's own in plain form. */
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,11 +47,6 @@ static void put_row(const job *j, ql_output *output, size_t count)
 
 /* ---- GGUF ---- */
 
-static const char *const gguf_names[QL_MODULES] = {
-    [QL_Q] = "attn_q",      [QL_K] = "attn_k",  [QL_V] = "attn_v",      [QL_O] = "attn_output",
-    [QL_GATE] = "ffn_gate", [QL_UP] = "ffn_up", [QL_DOWN] = "ffn_down",
-};
-
 /* Hugging Face rotates elements i and i + d/2 of a head together, GGUF's llama neighbours: its q and k have their rows
  * in another order. Returns the row that goes to place `row`. */
 static size_t source_row(const job *j, ql_module module, size_t row)
@@ -59,6 +55,16 @@ static size_t source_row(const job *j, ql_module module, size_t row)
     if (j->model.arch != QL_ARCH_LLAMA || (module != QL_Q && module != QL_K))
         return row;
     return row - in_head + in_head % 2 * (d / 2) + in_head / 2;
+}
+
+static void name_in_gguf(tensor_name out, const ql_adapter_module *module, const char *suffix)
+{
+    tensor_name weight;
+    snprintf(weight, sizeof weight, "%s.weight", module->name);
+    bool known = ql_gguf_name(out, sizeof(tensor_name) - strlen(suffix), weight);
+    assert(known);
+    (void)known;
+    strcat(out, suffix);
 }
 
 static ql_status emit_gguf(void *ctx, const ql_tensor *tensor, ql_output *output, ql_error *err)
@@ -92,8 +98,7 @@ static ql_status export_gguf(job *j)
         const ql_adapter *a = layer_of(j, i);
         for (size_t side = 0; side < 2; side++) {
             size_t t = 2 * i + side;
-            snprintf(j->names[t], sizeof *j->names, "blk.%zu.%s.weight.lora_%c", j->place[i] / QL_MODULES,
-                     gguf_names[j->place[i] % QL_MODULES], side ? 'b' : 'a');
+            name_in_gguf(j->names[t], &j->adapters.list.modules[j->place[i]], side ? ".lora_b" : ".lora_a");
             j->tensors[t] = (ql_tensor){.name = j->names[t], .dtype = QL_F32, .ndim = 2,
                                         .shape = {side ? a->n : a->r, side ? a->r : a->k}};
         }

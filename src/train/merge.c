@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "base/workers.h"
+#include "io/gguf.h"
 #include "io/path.h"
 #include "io/tensor_write.h"
 #include "qlora/convert.h"
@@ -226,8 +227,11 @@ static ql_status write_folder(job *j, const char *model, const char *output, ql_
     return status;
 }
 
-static ql_status check_options(const ql_merge_options *o, ql_error *err)
+static ql_status check_options(const ql_merge_options *o, const char *model, ql_error *err)
 {
+    if (ql_path_is_gguf(model))
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a GGUF file; merging needs the Hugging Face folder that it was made "
+                       "from", model);
     if (!o->as_stored && o->dtype != QL_F32 && o->dtype != QL_F16 && o->dtype != QL_BF16)
         return ql_fail(err, QL_ERR_ARG, "a model is merged to F32, F16 or BF16, not to %s", ql_dtype_name(o->dtype));
     return QL_OK;
@@ -239,7 +243,7 @@ ql_status ql_merge(ql_merge_report *report, const char *model, const char *adapt
     *report = (ql_merge_report){0};
     ql_model_config config;
     job j = {.options = *options, .report = report, .workers = workers};
-    ql_status status = check_options(options, err);
+    ql_status status = check_options(options, model, err);
     if (!status)
         status = ql_merge_check_folders(model, output, err);
     if (!status)
