@@ -41,7 +41,7 @@ static bool is_utf8(const char *text)
     return length != 0;
 }
 
-static ql_status check_tensor(const char *path, const ql_tensor *tensor, ql_error *err)
+static ql_status check_tensor(const char *path, const ql_tensor *tensor, bool in_memory, ql_error *err)
 {
     size_t elements, bytes;
     if (!tensor->name || !is_utf8(tensor->name) || strcmp(tensor->name, "__metadata__") == 0)
@@ -54,6 +54,8 @@ static ql_status check_tensor(const char *path, const ql_tensor *tensor, ql_erro
         __builtin_mul_overflow(elements, ql_dtype_size(tensor->dtype), &bytes))
         return ql_fail(err, QL_ERR_SHAPE, "%s: tensor %.200s has more than %d dimensions or too many elements", path,
                        tensor->name, QL_TENSOR_DIMS);
+    if (in_memory && bytes > 0 && !tensor->data)
+        return ql_fail(err, QL_ERR_ARG, "%s: tensor %.200s has no data", path, tensor->name);
     return QL_OK;
 }
 
@@ -63,11 +65,11 @@ static size_t tensor_bytes(const ql_tensor *tensor)
 }
 
 /* Leaves the tensors sorted by name. */
-static ql_status check_all(const char *path, const ql_tensor **tensors, size_t count, ql_error *err)
+static ql_status check_all(const char *path, const ql_tensor **tensors, size_t count, bool in_memory, ql_error *err)
 {
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
-        ql_status status = check_tensor(path, tensors[i], err);
+        ql_status status = check_tensor(path, tensors[i], in_memory, err);
         if (status != QL_OK)
             return status;
         if (__builtin_add_overflow(total, tensor_bytes(tensors[i]), &total) || total > INT64_MAX)
@@ -152,6 +154,13 @@ static ql_status write_file(const char *path, const ql_json *header, const ql_te
     return status;
 }
 
+static ql_status emit_data(void *ctx, const ql_tensor *tensor, ql_output *output, ql_error *err)
+{
+    (void)ctx, (void)err;
+    ql_output_write(output, tensor->data, tensor_bytes(tensor));
+    return QL_OK;
+}
+
 ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
                                 size_t pairs, ql_tensor_emit *emit, void *ctx, ql_error *err)
 {
@@ -161,7 +170,7 @@ ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size
     for (size_t i = 0; i < count; i++)
         sorted[i] = &tensors[i];
     ql_json header = {0};
-    ql_status status = check_all(path, sorted, count, err);
+    ql_status status = check_all(path, sorted, count, !emit, err);
     if (status == QL_OK)
         status = check_metadata(path, metadata, pairs, err);
     if (status == QL_OK) {
@@ -169,25 +178,14 @@ ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size
         status = build_header(&header, path, sorted, count, metadata, pairs, err);
     }
     if (status == QL_OK)
-        status = write_file(path, &header, sorted, count, emit, ctx, err);
+        status = write_file(path, &header, sorted, count, emit ? emit : emit_data, ctx, err);
     ql_json_free(&header);
     free(sorted);
     return status;
 }
 
-static ql_status emit_data(void *ctx, const ql_tensor *tensor, ql_output *output, ql_error *err)
-{
-    (void)ctx, (void)err;
-    ql_output_write(output, tensor->data, tensor_bytes(tensor));
-    return QL_OK;
-}
-
 ql_status ql_safetensors_write(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
                                size_t pairs, ql_error *err)
 {
-    for (size_t i = 0; i < count; i++)
-        if (!tensors[i].data && ql_tensor_elements(&tensors[i]) > 0)
-            return ql_fail(err, QL_ERR_ARG, "%s: tensor %.200s has no data", path,
-                           tensors[i].name ? tensors[i].name : "");
-    return ql_safetensors_stream(path, tensors, count, metadata, pairs, emit_data, NULL, err);
+    return ql_safetensors_stream(path, tensors, count, metadata, pairs, NULL, NULL, err);
 }

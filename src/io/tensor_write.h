@@ -9,8 +9,8 @@
  * its shape and type take. An error ends the writing, and the file does not appear. */
 typedef ql_status ql_tensor_emit(void *ctx, const ql_tensor *tensor, ql_output *output, ql_error *err);
 
-/* As ql_safetensors_write (which see for order and checks); tensors need no data when `emit` is given. It is called
- * once for each, in the order of the file. */
+/* As ql_safetensors_write (which see for order and checks), but `emit` is called once for each tensor, in the order of
+ * the file, and they need no data. A NULL `emit` writes the data that they have. */
 ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
                                 size_t pairs, ql_tensor_emit *emit, void *ctx, ql_error *err);
 
