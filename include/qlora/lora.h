@@ -77,6 +77,9 @@ QL_API ql_status ql_adapters_measure(size_t *count, const ql_adapter_shape *shap
 QL_API ql_status ql_adapters_create(ql_adapters **out, const ql_adapter_shape *shapes, size_t layers, bool trainable,
                                     ql_error *err);
 
+/* The same without its numbers, for planning: value, master and grad are NULL. */
+QL_API ql_status ql_adapters_plan(ql_adapters **out, const ql_adapter_shape *shapes, size_t layers, ql_error *err);
+
 /* PEFT's start: A uniform in (-1/sqrt(k), 1/sqrt(k)), B = 0. Layer i draws from a stream of its own. */
 QL_API void ql_adapters_init(ql_adapters *set, uint64_t seed);
 

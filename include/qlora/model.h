@@ -24,6 +24,7 @@ typedef struct ql_model_config {
         double factor, low_freq_factor, high_freq_factor;
         size_t original_max_positions;
     } rope_scaling;
+    ql_dtype stored; /* type of the weights in the files, as config.json says; F32 when it does not */
     bool tied;     /* the LM head is the embedding */
     bool qkv_bias; /* q, k and v have biases */
     bool o_bias, mlp_bias;
@@ -70,6 +71,11 @@ QL_API ql_status ql_model_random(ql_model **out, const ql_model_config *config, 
 /* Lets the products with quantized weights round their inputs to bf16 where this processor is faster that way
  * (ql_weight_allow_bf16). Off at first. Call it before a trainer, an evaluation or a generator is made. */
 QL_API void ql_model_allow_bf16(ql_model *model, bool allow);
+
+/* A model of that shape without any weights, to ask what a real one would take: ql_model_memory(), ql_model_attach(),
+ * ql_train_plan(), ql_train_fit() and ql_evaluate_bytes() answer as for a folder of weights that are `stored` so;
+ * nothing else may be done with it. */
+QL_API ql_status ql_model_plan(ql_model **out, const ql_model_config *config, ql_format format, ql_error *err);
 
 QL_API const ql_model_config *ql_model_shape(const ql_model *model);
 QL_API ql_format ql_model_format(const ql_model *model); /* as opened; of ggml's blocks the one of most weights */

@@ -81,9 +81,30 @@ QL_API ql_status ql_trainer_resume(ql_trainer *trainer, const char *path, ql_err
 
 /* Bytes held, by class. */
 typedef struct ql_trainer_bytes {
-    size_t adapters, gradients, optimizer, activations, workspace;
+    size_t adapters;    /* FP16 values and fp32 masters */
+    size_t gradients, optimizer;
+    size_t activations; /* and their gradients, of one micro-batch */
+    size_t workspace;   /* scratch of the threads; the batch and the order of the samples */
 } ql_trainer_bytes;
 QL_API ql_trainer_bytes ql_trainer_memory(const ql_trainer *trainer);
+
+/* The data as far as memory asks: samples, and tokens of the longest. */
+typedef struct ql_train_shape {
+    size_t samples, longest;
+} ql_train_shape;
+QL_API ql_train_shape ql_train_shape_of(const ql_dataset *data);
+
+/* What a trainer with these options would hold, from the code that lays it out: exact, where the workers have not
+ * been used for anything larger. The model may be one of ql_model_plan(), with adapters attached. */
+QL_API ql_status ql_train_plan(ql_trainer_bytes *out, const ql_model *model, ql_train_shape data,
+                               const ql_train_options *options, size_t threads, ql_error *err);
+
+/* Makes model and trainer fit in `budget` bytes together with `other` bytes: as asked if that fits; else with smaller
+ * micro-batches and more of them (the step stays the same batch) as long as they have 512 tokens; else with
+ * recomputation and the largest micro-batch that fits. QL_ERR_MEMORY says what the smallest way would need; *options
+ * is then that way. */
+QL_API ql_status ql_train_fit(ql_train_options *options, const ql_model *model, ql_train_shape data, size_t threads,
+                              size_t other, size_t budget, ql_error *err);
 QL_API void ql_trainer_destroy(ql_trainer *trainer); /* NULL is fine */
 
 /* Mean loss in nats over the learned tokens of all samples, `batch_size` samples at a time. */
@@ -92,6 +113,8 @@ typedef struct ql_eval_report {
     size_t samples, tokens, learned;
     double seconds;
 } ql_eval_report;
+/* Bytes that ql_evaluate() takes for the time of its run, scratch of the threads not counted. */
+QL_API size_t ql_evaluate_bytes(const ql_model *model, ql_train_shape data, size_t batch_size);
 QL_API ql_status ql_evaluate(ql_eval_report *report, const ql_model *model, const ql_dataset *data, size_t batch_size,
                              ql_workers *workers, ql_error *err);
 

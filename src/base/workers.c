@@ -72,13 +72,22 @@ static size_t round_up(size_t bytes)
     return (lines | 1) * QL_ALIGN;
 }
 
+static ql_scratch rounded(ql_scratch need)
+{
+    return (ql_scratch){.shared = round_up(need.shared), .worker = round_up(need.worker)};
+}
+
+size_t ql_scratch_bytes(ql_scratch need, size_t threads)
+{
+    ql_scratch size = rounded(need);
+    return size.shared + size.worker * threads;
+}
+
 ql_status ql_workers_reserve(ql_workers *workers, ql_scratch need, ql_error *err)
 {
     if (ql_scratch_fits(workers, need))
         return QL_OK;
-    ql_scratch size = ql_scratch_max(workers->size, need);
-    size.shared = round_up(size.shared);
-    size.worker = round_up(size.worker);
+    ql_scratch size = rounded(ql_scratch_max(workers->size, need));
     char *memory = ql_alloc(size.shared + size.worker * workers->threads);
     if (!memory)
         return ql_fail(err, QL_ERR_MEMORY, "scratch memory: %zu bytes for %zu threads are not to be had",

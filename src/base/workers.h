@@ -14,6 +14,9 @@ void *ql_worker_scratch(ql_workers *workers, size_t worker);
 /* Asserts, in a debug build, that `need` was reserved. */
 bool ql_scratch_fits(const ql_workers *workers, ql_scratch need);
 
+/* Bytes that reserving `need` takes for so many threads. */
+size_t ql_scratch_bytes(ql_scratch need, size_t threads);
+
 static inline ql_scratch ql_scratch_max(ql_scratch a, ql_scratch b)
 {
     return (ql_scratch){a.shared > b.shared ? a.shared : b.shared, a.worker > b.worker ? a.worker : b.worker};

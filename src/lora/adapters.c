@@ -49,14 +49,29 @@ static ql_status place(ql_adapters *set, ql_adapter *a, const ql_adapter_shape *
 {
     size_t to_b = offset + shape->rank * shape->in_features;
     *a = (ql_adapter){.k = shape->in_features, .n = shape->out_features, .r = shape->rank,
-                      .scaling = (float)shape->scaling, .offset = offset,
-                      .a = set->value + offset, .b = set->value + to_b};
+                      .scaling = (float)shape->scaling, .offset = offset};
+    if (set->value)
+        a->a = set->value + offset, a->b = set->value + to_b;
     if (set->master) {
         a->master_a = set->master + offset, a->master_b = set->master + to_b;
         a->grad_a = set->grad + offset, a->grad_b = set->grad + to_b;
     }
     ql_status status = ql_weight_borrow(&a->view_a, a->a, QL_F16, a->r, a->k, err);
     return status ? status : ql_weight_borrow(&a->view_b, a->b, QL_F16, a->n, a->r, err);
+}
+
+static ql_status place_all(ql_adapters **out, ql_adapters *set, const ql_adapter_shape *shapes, ql_error *err)
+{
+    ql_status status = QL_OK;
+    for (size_t i = 0, offset = 0; i < set->layers && !status; i++) {
+        status = place(set, &set->layer[i], &shapes[i], offset, err);
+        offset += shapes[i].rank * (shapes[i].in_features + shapes[i].out_features);
+    }
+    if (status)
+        ql_adapters_destroy(set);
+    else
+        *out = set;
+    return status;
 }
 
 ql_status ql_adapters_create(ql_adapters **out, const ql_adapter_shape *shapes, size_t layers, bool trainable,
@@ -73,17 +88,21 @@ ql_status ql_adapters_create(ql_adapters **out, const ql_adapter_shape *shapes, 
     arena = (ql_arena){.base = ql_alloc(bytes)};
     if (!arena.base)
         return ql_fail(err, QL_ERR_MEMORY, "adapters: %zu bytes for %zu parameters are not to be had", bytes, count);
-    ql_adapters *set = carve(&arena, layers, count, trainable);
-    for (size_t i = 0, offset = 0; i < layers && !status; i++) {
-        status = place(set, &set->layer[i], &shapes[i], offset, err);
-        offset += shapes[i].rank * (shapes[i].in_features + shapes[i].out_features);
-    }
-    if (status) {
-        ql_adapters_destroy(set);
+    return place_all(out, carve(&arena, layers, count, trainable), shapes, err);
+}
+
+ql_status ql_adapters_plan(ql_adapters **out, const ql_adapter_shape *shapes, size_t layers, ql_error *err)
+{
+    *out = NULL;
+    size_t count;
+    ql_status status = ql_adapters_measure(&count, shapes, layers, err);
+    if (status)
         return status;
-    }
-    *out = set;
-    return QL_OK;
+    ql_adapters *set = calloc(1, sizeof *set + layers * sizeof *set->layer);
+    if (!set)
+        return ql_fail(err, QL_ERR_MEMORY, "adapters of %zu layers: out of memory", layers);
+    *set = (ql_adapters){.layers = layers, .layer = (ql_adapter *)(set + 1), .count = count};
+    return place_all(out, set, shapes, err);
 }
 
 static void store(ql_adapters *set, size_t i, float x)

@@ -154,6 +154,20 @@ static ql_status refuse_others(const ql_json_at *root, ql_error *err)
     return status;
 }
 
+/* "torch_dtype", which newer writers call "dtype"; the files have the last word on what they hold. */
+static ql_status read_stored(ql_model_config *c, const ql_json_at *root, ql_error *err)
+{
+    const char *name = NULL;
+    ql_status status = ql_json_get_string(root, "torch_dtype", QL_OPTIONAL, &name, NULL, err);
+    if (!status && !name)
+        status = ql_json_get_string(root, "dtype", QL_OPTIONAL, &name, NULL, err);
+    c->stored = !name                           ? QL_F32
+                : strcmp(name, "bfloat16") == 0 ? QL_BF16
+                : strcmp(name, "float16") == 0  ? QL_F16
+                                                : QL_F32;
+    return status;
+}
+
 static ql_status read_flags(ql_model_config *c, const ql_json_at *root, ql_error *err)
 {
     ql_status status = ql_json_get_bool(root, "tie_word_embeddings", QL_OPTIONAL, &c->tied, err);
@@ -165,6 +179,8 @@ static ql_status read_flags(ql_model_config *c, const ql_json_at *root, ql_error
     if (!status && c->arch == QL_ARCH_LLAMA)
         status = ql_json_get_bool(root, "mlp_bias", QL_OPTIONAL, &c->mlp_bias, err);
     c->rms_norm_eps = 1e-6;
+    if (!status)
+        status = read_stored(c, root, err);
     return status ? status : ql_json_get_double(root, "rms_norm_eps", QL_OPTIONAL, 0, 1, &c->rms_norm_eps, err);
 }
 

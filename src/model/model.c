@@ -247,7 +247,8 @@ ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const
     for (size_t i = 0; i < places; i++)
         if (shapes[i].rank)
             present[count++] = shapes[i];
-    ql_status status = ql_adapters_create(out, present, count, trainable, err);
+    ql_status status = model->planned ? ql_adapters_plan(out, present, count, err)
+                                      : ql_adapters_create(out, present, count, trainable, err);
     free(present);
     return status;
 }
@@ -260,7 +261,8 @@ ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_er
     if (!status)
         status = ql_model_make_adapters(&adapters, model, shapes, true, err);
     if (!status) {
-        ql_adapters_init(adapters, options->seed);
+        if (!model->planned)
+            ql_adapters_init(adapters, options->seed);
         ql_model_link(model, options, shapes, adapters);
     }
     free(shapes);
@@ -269,5 +271,5 @@ ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_er
 
 size_t ql_model_adapter_parameters(const ql_model *model)
 {
-    return model->adapters && model->adapters->grad ? model->adapters->count : 0;
+    return model->adapters && (model->planned || model->adapters->grad) ? model->adapters->count : 0;
 }

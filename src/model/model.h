@@ -28,6 +28,7 @@ struct ql_model {
     float *dense; /* norms and biases in fp32 */
     size_t dense_bytes, mapped_bytes;
     ql_lora_options lora;
+    bool planned;          /* shapes only: no weight, norm or adapter has numbers */
     ql_adapters *adapters; /* NULL: none; the layers' adapters in module order, block after block */
 };
 

@@ -89,25 +89,39 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
     return need;
 }
 
+/* Lays the pass out with a NULL base: how many bytes, and how many floats of work. */
+static size_t measure(ql_pass *pass, size_t positions, size_t threads, ql_scratch *need, size_t *work)
+{
+    pass->rope = (ql_rope){.positions = positions, .half = pass->model->config.head_dim / 2};
+    *need = scratch_needed(pass, threads, work);
+    ql_arena plan = {0};
+    list_pass(pass, &plan, *work);
+    return plan.used;
+}
+
+size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, size_t threads,
+                       ql_scratch *need)
+{
+    size_t work;
+    return measure(&(ql_pass){.model = model, .kind = kind, .capacity = tokens}, positions, threads, need, &work);
+}
+
 ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
                        ql_workers *workers, ql_error *err)
 {
     *pass = (ql_pass){.model = model, .kind = kind, .capacity = tokens};
-    pass->rope = (ql_rope){.positions = positions, .half = model->config.head_dim / 2};
-    size_t work;
-    ql_scratch need = scratch_needed(pass, ql_workers_count(workers), &work);
+    ql_scratch need;
+    size_t work, bytes = measure(pass, positions, ql_workers_count(workers), &need, &work);
     ql_status status = ql_workers_reserve(workers, need, err);
     if (status)
         return status;
-    ql_arena plan = {0};
-    list_pass(pass, &plan, work);
-    pass->memory = ql_alloc(plan.used);
+    pass->memory = ql_alloc(bytes);
     if (!pass->memory)
         return ql_fail(err, QL_ERR_MEMORY,
                        "activations of %zu tokens need %zu bytes, which are not to be had: "
                        "use shorter sequences, smaller batches or recomputation",
-                       tokens, plan.used);
-    pass->bytes = plan.used;
+                       tokens, bytes);
+    pass->bytes = bytes;
     ql_arena real = {.base = pass->memory};
     list_pass(pass, &real, work);
     ql_rope_config rope = ql_model_rope(model);

@@ -49,6 +49,9 @@ typedef struct ql_pass {
  * before. *pass was zeroed. */
 ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
                        ql_workers *workers, ql_error *err);
+/* Bytes of such a pass, and the scratch it reserves; the model may be a planned one. */
+size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, size_t threads,
+                       ql_scratch *need);
 void ql_pass_free(ql_pass *pass); /* zeroed is fine */
 
 /* The loss of a batch; with a backward pass it adds grad_scale * (gradient of the sum) to the adapters'

@@ -39,6 +39,24 @@ ql_status ql_weight_create(ql_weight **out, ql_format format, uint32_t nested_bl
     return QL_OK;
 }
 
+ql_status ql_weight_plan(ql_weight **out, ql_format format, const char *name, size_t n, size_t k, ql_error *err)
+{
+    *out = NULL;
+    ql_status status = ql_format_check(&format, name, n, k, err);
+    if (status != QL_OK)
+        return status;
+    ql_weight *w = calloc(1, sizeof *w);
+    if (!w)
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", name);
+    ql_arena plan = {0};
+    size_t code_bytes;
+    ql_wview_carve(&w->view, &plan, &code_bytes, format, QL_BNB_NESTED_BLOCK, n, k);
+    w->bytes = plan.used;
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    *out = w;
+    return QL_OK;
+}
+
 ql_status ql_weight_borrow(ql_weight **out, const void *src, ql_dtype type, size_t n, size_t k, ql_error *err)
 {
     *out = NULL;

@@ -53,6 +53,10 @@ void ql_wview_carve(ql_wview *view, ql_arena *arena, size_t *code_bytes, ql_form
 ql_status ql_weight_create(ql_weight **out, ql_format format, uint32_t nested_block, const char *name, size_t n,
                            size_t k, ql_error *err);
 
+/* A weight without its numbers, of the same shape, kernel and bytes: for planning. It holds nothing, and is not to
+ * be read or multiplied. */
+ql_status ql_weight_plan(ql_weight **out, ql_format format, const char *name, size_t n, size_t k, ql_error *err);
+
 /* The view's arrays for the functions that fill them; only the owner of a weight may write. */
 static inline void *ql_writable(const void *array)
 {

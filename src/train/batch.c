@@ -32,6 +32,13 @@ static void list_arrays(ql_batcher *b, ql_arena *arena)
     b->start = ql_take(arena, b->samples + 1, size_t);
 }
 
+size_t ql_batcher_bytes(size_t samples, size_t longest)
+{
+    ql_arena plan = {0};
+    list_arrays(&(ql_batcher){.samples = samples, .tokens = samples * longest}, &plan);
+    return plan.used;
+}
+
 ql_status ql_batcher_init(ql_batcher *batcher, const ql_dataset *data, size_t samples, const ql_model_config *config,
                           ql_error *err)
 {
@@ -42,9 +49,7 @@ ql_status ql_batcher_init(ql_batcher *batcher, const ql_dataset *data, size_t sa
     if (status)
         return status;
     batcher->tokens = batcher->samples * batcher->longest;
-    ql_arena plan = {0};
-    list_arrays(batcher, &plan);
-    batcher->memory = ql_alloc(plan.used);
+    batcher->memory = ql_alloc(ql_batcher_bytes(batcher->samples, batcher->longest));
     if (!batcher->memory)
         return ql_fail(err, QL_ERR_MEMORY, "a batch of %zu samples: out of memory", batcher->samples);
     ql_arena real = {.base = batcher->memory};

@@ -20,6 +20,8 @@ typedef struct ql_batcher {
  * outside of its vocabulary or a sample longer than its positions. */
 ql_status ql_batcher_init(ql_batcher *batcher, const ql_dataset *data, size_t samples, const ql_model_config *config,
                           ql_error *err);
+/* Bytes of its arrays for that many samples of so many inputs at most. */
+size_t ql_batcher_bytes(size_t samples, size_t longest);
 void ql_batcher_free(ql_batcher *batcher); /* zeroed is fine */
 
 /* The batch of samples order[count], or 0 .. count-1 from `first` when order is NULL. Valid until the next call. */

@@ -27,6 +27,14 @@ static ql_status run(ql_eval_report *report, ql_pass *pass, ql_batcher *batcher,
     return QL_OK;
 }
 
+size_t ql_evaluate_bytes(const ql_model *model, ql_train_shape data, size_t batch_size)
+{
+    size_t samples = batch_size < data.samples ? batch_size : data.samples, longest = data.longest - 1;
+    ql_scratch need;
+    return ql_batcher_bytes(samples, longest) +
+           ql_pass_measure(model, samples * longest, longest, QL_PASS_FORWARD, 1, &need);
+}
+
 ql_status ql_evaluate(ql_eval_report *report, const ql_model *model, const ql_dataset *data, size_t batch_size,
                       ql_workers *workers, ql_error *err)
 {

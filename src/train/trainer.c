@@ -123,7 +123,8 @@ ql_trainer_bytes ql_trainer_memory(const ql_trainer *t)
         .gradients = a->count * sizeof *a->grad,
         .optimizer = t->optimizer.count * 2 * sizeof *t->optimizer.m,
         .activations = t->pass.bytes,
-        .workspace = ql_workers_bytes(t->workers),
+        .workspace = ql_workers_bytes(t->workers) + ql_batcher_bytes(t->batcher.samples, t->batcher.longest) +
+                     t->samples * sizeof *t->order,
     };
 }
 

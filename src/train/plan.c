@@ -1,0 +1,100 @@
+/* What a run will take, and how it is made to take less. */
+#include "base/error.h"
+#include "base/workers.h"
+#include "train/batch.h"
+#include "qlora/train.h"
+
+enum { GOOD_TOKENS = 512 }; /* of a micro-batch: with fewer the products share the decoding of weights less well */
+
+ql_train_shape ql_train_shape_of(const ql_dataset *data)
+{
+    ql_data_stats stats = ql_dataset_stats(data);
+    return (ql_train_shape){stats.samples, stats.longest};
+}
+
+static ql_status check(const ql_model *model, ql_train_shape data, const ql_train_options *options, ql_error *err)
+{
+    if (!ql_model_adapter_parameters(model))
+        return ql_fail(err, QL_ERR_ARG, "the model has no trainable adapter: attach one first");
+    if (!data.samples || data.longest < 2)
+        return ql_fail(err, QL_ERR_ARG, "plan: %zu samples of up to %zu tokens: nothing to train on", data.samples,
+                       data.longest);
+    if (!options->batch_size || !options->grad_accum)
+        return ql_fail(err, QL_ERR_ARG, "plan: batches of %zu, %zu a step: must be at least 1", options->batch_size,
+                       options->grad_accum);
+    return QL_OK;
+}
+
+static ql_trainer_bytes measure(const ql_model *model, ql_train_shape data, const ql_train_options *options,
+                                size_t threads)
+{
+    size_t count = ql_model_adapter_parameters(model), longest = data.longest - 1;
+    size_t samples = options->batch_size < data.samples ? options->batch_size : data.samples;
+    ql_scratch need;
+    ql_trainer_bytes bytes = {
+        .adapters = count * (sizeof(uint16_t) + sizeof(float)),
+        .gradients = count * sizeof(float),
+        .optimizer = count * 2 * sizeof(float),
+        .activations = ql_pass_measure(model, samples * longest, longest,
+                                       options->recompute ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD, threads, &need),
+    };
+    bytes.workspace =
+        ql_scratch_bytes(need, threads) + ql_batcher_bytes(samples, longest) + data.samples * sizeof(size_t);
+    return bytes;
+}
+
+ql_status ql_train_plan(ql_trainer_bytes *out, const ql_model *model, ql_train_shape data,
+                        const ql_train_options *options, size_t threads, ql_error *err)
+{
+    *out = (ql_trainer_bytes){0};
+    ql_status status = check(model, data, options, err);
+    if (!status)
+        *out = measure(model, data, options, threads);
+    return status;
+}
+
+static size_t total(const ql_model *model, ql_train_shape data, const ql_train_options *options, size_t threads)
+{
+    ql_model_bytes m = ql_model_memory(model);
+    ql_trainer_bytes t = measure(model, data, options, threads);
+    return m.codes + m.scales + m.dense + m.mapped + t.adapters + t.gradients + t.optimizer + t.activations +
+           t.workspace;
+}
+
+/* The largest micro-batch of at least `least` samples that fits and divides the one that was asked for. */
+static bool shrink(ql_train_options *o, const ql_model *model, ql_train_shape data, size_t least, size_t threads,
+                   size_t budget)
+{
+    const ql_train_options asked = *o;
+    for (size_t samples = asked.batch_size; samples >= least && samples > 0; samples--) {
+        if (asked.batch_size % samples)
+            continue;
+        o->batch_size = samples;
+        o->grad_accum = asked.grad_accum * (asked.batch_size / samples);
+        if (total(model, data, o, threads) <= budget)
+            return true;
+    }
+    *o = asked;
+    return false;
+}
+
+ql_status ql_train_fit(ql_train_options *options, const ql_model *model, ql_train_shape data, size_t threads,
+                       size_t other, size_t budget, ql_error *err)
+{
+    ql_status status = check(model, data, options, err);
+    if (status)
+        return status;
+    size_t left = budget > other ? budget - other : 0, good = (GOOD_TOKENS + data.longest - 2) / (data.longest - 1);
+    if (shrink(options, model, data, good < options->batch_size ? good : options->batch_size, threads, left))
+        return QL_OK;
+    options->recompute = true;
+    if (shrink(options, model, data, 1, threads, left))
+        return QL_OK;
+    options->grad_accum *= options->batch_size;
+    options->batch_size = 1;
+    size_t need = total(model, data, options, threads) + other;
+    return ql_fail(err, QL_ERR_MEMORY,
+                   "%zu bytes are not enough: with recomputation and micro-batches of one sample the run needs %zu; "
+                   "shorter sequences, a lower rank or a smaller base format would need less",
+                   budget, need);
+}
