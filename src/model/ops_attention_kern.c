@@ -5,7 +5,6 @@
  * and broadcast, times a panel: scores S[stream][PANEL] take the stream's rows; what is accumulated over the
  * stream, [head_dim][PANEL], takes its columns. Only dq sums over the panel's side: S[stream][PANEL] times
  * the panel's rows. */
-#include <assert.h>
 #include <math.h>
 
 #include "model/ops_kernels.h"
