@@ -26,9 +26,8 @@ void cli_interrupt_catch(void)
     for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
         if (sigaction(asking[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) /* nohup keeps its meaning */
             sigaction(asking[i], &action, NULL);
-    /* A closed pipe or a file that may not grow is an error of a write, not the end of the run. */
+    /* A closed pipe is an error of a write, not the end of the run. */
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN);
 }
 
 bool cli_interrupted(void)

@@ -1,5 +1,6 @@
 /* qlora: the command. A new subcommand is one row in the table below and one file. */
 #define _GNU_SOURCE
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +69,7 @@ int main(int argc, char **argv)
 {
     int status = CLI_OK;
     wait_briefly(argv);
+    signal(SIGXFSZ, SIG_IGN);        /* a limit of file sizes makes writes fail, as a full disk does */
     setvbuf(stdout, NULL, _IOLBF, 0); /* lines keep their order beside stderr */
     if (argc < 2) {
         help(stderr);

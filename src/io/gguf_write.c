@@ -78,16 +78,16 @@ void ql_gguf_meta_free(ql_gguf_meta *meta)
 static ql_status measure(const char *path, const ql_tensor *tensor, uint32_t *type, size_t *bytes, ql_error *err)
 {
     size_t block = 1, block_bytes = 0, elements;
-    int number = ql_gguf_tensor_type(tensor->foreign ? tensor->dtype_name : ql_dtype_name(tensor->dtype), &block,
-                                     &block_bytes);
+    const char *name = tensor->foreign ? tensor->dtype_name : ql_dtype_name(tensor->dtype);
+    int number = ql_gguf_tensor_type(name, &block, &block_bytes);
     if (number < 0)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s has the type %s, which GGUF has not", path,
-                       tensor->name, ql_dtype_name(tensor->dtype));
+                       tensor->name, name);
     if (tensor->ndim < 1 || tensor->ndim > MOST_DIMS || tensor->shape[tensor->ndim - 1] % block ||
         !ql_shape_elements(tensor->shape, tensor->ndim, &elements) ||
         __builtin_mul_overflow(elements / block, block_bytes, bytes))
         return ql_fail(err, QL_ERR_SHAPE, "%s: tensor %.200s: its shape cannot be stored as %s", path, tensor->name,
-                       tensor->foreign ? tensor->dtype_name : ql_dtype_name(tensor->dtype));
+                       name);
     *type = (uint32_t)number;
     return QL_OK;
 }
