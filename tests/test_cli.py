@@ -9,7 +9,7 @@ import unittest
 
 from cli_support import Case, DATA, STORIES, contents, main, needs, run
 
-COMMANDS = ("finetune", "eval", "generate")
+COMMANDS = ("finetune", "plan", "eval", "generate")
 
 
 class Usage(Case):

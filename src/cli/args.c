@@ -110,6 +110,28 @@ static bool read_number(const cli_option *option, const char *text, void *field)
     return true;
 }
 
+static bool read_bytes(const char *text, size_t *field)
+{
+    static const char units[] = "kMGT";
+    char *end;
+    double bytes = strtod(text, &end);
+    if (end == text || text[0] < '0' || text[0] > '9')
+        return false;
+    const char *unit = *end ? strchr(units, *end == 'K' ? 'k' : *end) : NULL;
+    if (unit) {
+        double base = end[1] == 'i' ? 1024 : 1000;
+        for (ptrdiff_t i = unit - units; i >= 0; i--)
+            bytes *= base;
+        end += base == 1024 ? 2 : 1;
+    }
+    if (*end == 'B')
+        end++;
+    if (*end || !(bytes >= 1 && bytes < 9e18))
+        return false;
+    *field = (size_t)bytes;
+    return true;
+}
+
 /* Stores a value; returns CLI_OK, or complains. */
 static int store(const cli_command *command, const cli_option *option, const char *text, void *values)
 {
@@ -124,6 +146,10 @@ static int store(const cli_command *command, const cli_option *option, const cha
             return CLI_OK;
         return cli_wrong(command, "--%s %s: must be a %snumber, %.15g to %.15g", option->name, text,
                          option->kind == CLI_SIZE ? "whole " : "", option->min, option->max);
+    case CLI_BYTES:
+        if (read_bytes(text, field))
+            return CLI_OK;
+        return cli_wrong(command, "--%s %s: must be bytes, such as 900M, 2G or 1.5Gi", option->name, text);
     case CLI_CHOICE:
         if (!one_of(option->metavar, text))
             return cli_wrong(command, "--%s %s: must be one of %s", option->name, text, option->metavar);
@@ -199,6 +225,11 @@ static int take(cli_args *args, void *values, int argc, char **argv, int *used)
     return store(command, option, value, values);
 }
 
+bool cli_required(const cli_command *command, const cli_option *option)
+{
+    return option->required && (!command->sketch || strcmp(option->name, "model") == 0);
+}
+
 static int take_all(cli_args *args, void *values, int argc, char **argv)
 {
     for (int i = 0; i < argc;) {
@@ -212,7 +243,7 @@ static int take_all(cli_args *args, void *values, int argc, char **argv)
     }
     const cli_option *option;
     for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++)
-        if (option->required && !args->given[i])
+        if (cli_required(args->command, option) && !args->given[i])
             return cli_wrong(args->command, "--%s %s is missing", option->name, option->metavar);
     return CLI_OK;
 }

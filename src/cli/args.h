@@ -13,6 +13,7 @@ typedef enum cli_kind {
     CLI_FLAG,   /* bool: --name or --no-name */
     CLI_SIZE,   /* size_t in [min, max] */
     CLI_REAL,   /* double in [min, max] */
+    CLI_BYTES,  /* size_t: a number with k, M, G or T behind it (1000 each), or Ki, Mi, Gi, Ti (1024 each) */
     CLI_TEXT,   /* const char *, NULL when not given and without a default */
     CLI_CHOICE, /* const char *, one of the metavar's words: "constant|linear|cosine" */
     CLI_LIST,   /* cli_list: may be given several times */
@@ -53,6 +54,7 @@ typedef struct cli_command {
     const char *const *examples;      /* pairs of a command line and what it does, ended by NULL */
     const char *notes;                /* ends the help: exit statuses that are the command's own, ...; or NULL */
     const cli_option *const *options; /* tables, each ended by a row without a name; the list by NULL */
+    bool sketch;                      /* of the required options only --model is */
     size_t values;                    /* size of the struct that the options fill */
     int (*run)(const cli_args *args);
 } cli_command;
@@ -66,6 +68,9 @@ bool cli_given(const cli_args *args, const char *name);
 
 /* Complains on stderr in one line, points to --help, and returns CLI_USAGE. */
 int cli_wrong(const cli_command *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Whether the command cannot do without the option. */
+bool cli_required(const cli_command *command, const cli_option *option);
 
 void cli_help(const cli_command *command);
 

@@ -81,5 +81,6 @@ const char *cli_time(double seconds, cli_text text);
 
 double cli_now(void);         /* seconds of a clock that only goes forward */
 size_t cli_peak_memory(void); /* bytes that were resident at most */
+size_t cli_resident_memory(void); /* bytes that are resident now */
 
 #endif

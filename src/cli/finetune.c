@@ -56,6 +56,8 @@ static const cli_option train_options[] = {
      "compute activations twice to keep fewer of them: less memory, about a third slower"},
     {"on-nonfinite", CLI_CHOICE, FIELD(on_nonfinite), "stop|skip", "stop", 0, 0, false, TRAINING,
      "when the loss or the gradient is not a finite number: end the run, or leave the step out and count it"},
+    {"max-memory", CLI_BYTES, FIELD(max_memory), "SIZE", NULL, 0, 0, false, TRAINING,
+     "fit into this much, such as 2G: with smaller batches (and more of them a step), then with --recompute"},
     {"eval-every", CLI_SIZE, FIELD(eval_every), "N", "0", 0, 1e9, false, REPORTS,
      "measure held-out loss every N steps too; 0: only before and after"},
     {"log", CLI_TEXT, FIELD(log), "FILE", NULL, 0, 0, false, REPORTS,
@@ -199,7 +201,7 @@ static const char *const examples[] = {
     NULL,
 };
 
-static const cli_option *const options[] = {
+const cli_option *const finetune_options[] = {
     cli_model_options, file_options, cli_format_options, cli_data_options, train_options, cli_run_options, NULL};
 
 const cli_command cli_finetune = {
@@ -215,7 +217,7 @@ const cli_command cli_finetune = {
              "--steps or --epochs are fine where --schedule is constant. Before the first step, or a second time, "
              "Ctrl-C quits at once without saving (130 in a shell, 143 for SIGTERM); what was in the output folder "
              "stays as it was.",
-    .options = options,
+    .options = finetune_options,
     .values = sizeof(finetune_values),
     .run = run,
 };

@@ -18,7 +18,7 @@ typedef struct finetune_values {
     double epochs, lr, warmup_ratio, weight_decay, max_grad_norm;
     const char *schedule;
     bool recompute, resume;
-    size_t save_every;
+    size_t save_every, max_memory;
     const char *on_nonfinite;
 } finetune_values;
 
@@ -33,12 +33,26 @@ typedef struct finetune {
     size_t resumed_at;         /* steps done before this run */
     ql_dataset *data, *valid;
     ql_trainer *trainer;
+    size_t process; /* bytes resident before the weights were read: code, tokenizer, data */
     cli_runlog log;
     cli_progress progress;
     ql_eval_report before, after; /* held-out loss; samples 0: not measured */
     double last_loss;
     bool saved, interrupted;
 } finetune;
+
+/* The options of `qlora finetune`, which `qlora plan` takes too; ended by NULL. */
+extern const cli_option *const finetune_options[];
+
+/* Checks the options and fills in f->lora and f->train; opens --data, --valid or the held-out part. Return the exit
+ * status. */
+int finetune_read_options(finetune *f, const cli_args *args);
+int finetune_open_data(finetune *f);
+
+/* Bytes that the run takes, all in all, and those of them that the trainer does not hold: the process before, and
+ * what evaluation takes where there is held-out data of that shape. */
+size_t finetune_total(const ql_model_bytes *model, const ql_trainer_bytes *trainer);
+size_t finetune_others(const finetune *f, const ql_model *model, ql_train_shape valid);
 
 /* Checks options, files and folders, then reads the weights and plans the run. Return the exit status. */
 int finetune_prepare(finetune *f, const cli_args *args);

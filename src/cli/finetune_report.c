@@ -61,8 +61,8 @@ void finetune_introduce(const finetune *f)
     introduce_data(f, "Data      ", f->data);
     if (f->valid)
         introduce_data(f, "Held out  ", f->valid);
-    cli_say(&f->session, "Run       %zu steps of %zu samples, %s schedule from %g%s\n", ql_trainer_steps(f->trainer),
-            t->batch_size * t->grad_accum, ql_schedule_name(t->schedule), t->lr,
+    cli_say(&f->session, "Run       %zu steps of %zu x %zu samples, %s schedule from %g%s\n",
+            ql_trainer_steps(f->trainer), t->grad_accum, t->batch_size, ql_schedule_name(t->schedule), t->lr,
             t->recompute ? ", activations recomputed" : "");
     if (f->resumed_at)
         cli_say(&f->session, "Resumed   after step %zu, from %s\n", f->resumed_at, f->checkpoint);
@@ -70,9 +70,17 @@ void finetune_introduce(const finetune *f)
     introduce_memory(f);
 }
 
+static size_t planned(const finetune *f)
+{
+    ql_model_bytes model = ql_model_memory(f->session.model);
+    ql_trainer_bytes trainer = ql_trainer_memory(f->trainer);
+    ql_train_shape valid = f->valid ? ql_train_shape_of(f->valid) : (ql_train_shape){0};
+    return finetune_total(&model, &trainer) + finetune_others(f, f->session.model, valid);
+}
+
 static void conclude_for_people(const finetune *f)
 {
-    cli_text time, peak;
+    cli_text time, peak, plan;
     const cli_progress *p = &f->progress;
     cli_say(&f->session, "Trained %zu steps in %s, %.0f tokens/s; loss %.4f at first, %.4f at last (mean)\n", p->done,
             cli_time(p->seconds, time), cli_progress_tokens_per_second(p), p->first_loss, cli_progress_loss(p));
@@ -82,8 +90,8 @@ static void conclude_for_people(const finetune *f)
     if (f->after.samples)
         cli_say(&f->session, "Held-out loss %.4f -> %.4f (%+.4f), perplexity %.2f -> %.2f\n", f->before.loss,
                 f->after.loss, f->after.loss - f->before.loss, f->before.perplexity, f->after.perplexity);
-    cli_say(&f->session, "Peak resident memory %s\nThe adapter is in %s\n", cli_bytes(cli_peak_memory(), peak),
-            f->v->output);
+    cli_say(&f->session, "Peak resident memory %s, planned %s\nThe adapter is in %s\n",
+            cli_bytes(cli_peak_memory(), peak), cli_bytes(planned(f), plan), f->v->output);
 }
 
 static void put_memory(ql_json *json, const finetune *f)
@@ -100,6 +108,7 @@ static void put_memory(ql_json *json, const finetune *f)
     ql_json_integer(json, "optimizer", (int64_t)t.optimizer);
     ql_json_integer(json, "activations", (int64_t)t.activations);
     ql_json_integer(json, "workspace", (int64_t)t.workspace);
+    ql_json_integer(json, "planned", (int64_t)planned(f));
     ql_json_integer(json, "peak_resident", (int64_t)cli_peak_memory());
     ql_json_end(json);
 }

@@ -52,7 +52,7 @@ static void fill_options(finetune *f)
     f->train.on_nonfinite = strcmp(v->on_nonfinite, "skip") == 0 ? QL_NONFINITE_SKIP : QL_NONFINITE_STOP;
 }
 
-static int open_data(finetune *f)
+int finetune_open_data(finetune *f)
 {
     ql_error err = {0};
     int status = cli_open_data(&f->data, &f->session, f->v->data);
@@ -80,23 +80,50 @@ static int find_checkpoint(finetune *f)
     return CLI_OK;
 }
 
-int finetune_prepare(finetune *f, const cli_args *args)
+int finetune_read_options(finetune *f, const cli_args *args)
 {
     f->v = args->values;
     f->lora = ql_lora_options_defaults();
     f->train = ql_train_options_defaults();
     int status = check_options(f, args);
-    if (status != CLI_OK)
-        return status;
-    fill_options(f);
-    status = cli_session_open(&f->session, args);
     if (status == CLI_OK)
-        status = open_data(f);
+        fill_options(f);
+    return status;
+}
+
+int finetune_prepare(finetune *f, const cli_args *args)
+{
+    int status = finetune_read_options(f, args);
+    if (status == CLI_OK)
+        status = cli_session_open(&f->session, args);
+    if (status == CLI_OK)
+        status = finetune_open_data(f);
     if (status == CLI_OK)
         status = cli_output_make(f->v->output, &f->made_output);
     if (status == CLI_OK)
         status = find_checkpoint(f);
     return status == CLI_OK ? cli_runlog_open(&f->log, f->v->log) : status;
+}
+
+size_t finetune_total(const ql_model_bytes *m, const ql_trainer_bytes *t)
+{
+    return m->codes + m->scales + m->dense + m->mapped + t->adapters + t->gradients + t->optimizer + t->activations +
+           t->workspace;
+}
+
+size_t finetune_others(const finetune *f, const ql_model *model, ql_train_shape valid)
+{
+    return f->process + (valid.samples ? ql_evaluate_bytes(model, valid, f->train.batch_size) : 0);
+}
+
+static ql_status fit(finetune *f, ql_error *err)
+{
+    if (!f->v->max_memory)
+        return QL_OK;
+    const ql_model *model = f->session.model;
+    size_t others = finetune_others(f, model, f->valid ? ql_train_shape_of(f->valid) : (ql_train_shape){0});
+    return ql_train_fit(&f->train, model, ql_train_shape_of(f->data), ql_workers_count(f->session.workers), others,
+                        f->v->max_memory, err);
 }
 
 static ql_status plan(finetune *f, ql_error *err)
@@ -108,13 +135,14 @@ static ql_status plan(finetune *f, ql_error *err)
 int finetune_load(finetune *f)
 {
     ql_error err = {0};
+    f->process = cli_resident_memory();
     int status = cli_session_load(&f->session);
     if (status != CLI_OK)
         return status;
     const char *adapter = f->v->common.adapter;
     ql_status made = adapter ? ql_adapter_load(f->session.model, adapter, true, &err)
                              : ql_model_attach(f->session.model, &f->lora, &err);
-    if (made || plan(f, &err))
+    if (made || fit(f, &err) || plan(f, &err))
         return cli_failed(&err);
     if (f->v->warmup_ratio > 0) { /* the trainer knows the steps, and they set the warm-up */
         f->train.warmup_steps = ql_warmup_steps(f->v->warmup_ratio, ql_trainer_steps(f->trainer));

@@ -26,7 +26,7 @@ static void print_wrapped(const char *text, size_t at, size_t indent)
     putchar('\n');
 }
 
-static void print_option(const cli_option *option)
+static void print_option(const cli_command *command, const cli_option *option)
 {
     char left[128], right[512];
     bool flag = option->kind == CLI_FLAG, on = flag && option->fallback && strcmp(option->fallback, "yes") == 0;
@@ -35,7 +35,7 @@ static void print_option(const cli_option *option)
     int more = snprintf(right, sizeof right, "%s", option->help);
     if (!flag && option->fallback)
         snprintf(right + more, sizeof right - (size_t)more, " (default %s)", option->fallback);
-    else if (option->required)
+    else if (cli_required(command, option))
         snprintf(right + more, sizeof right - (size_t)more, " (required)");
     if (used >= INDENT)
         printf("%s\n%*s", left, INDENT, "");
@@ -49,7 +49,7 @@ void cli_help(const cli_command *command)
     const cli_option *option;
     printf("Usage: qlora %s", command->name);
     for (size_t i = 0; (option = cli_option_at(command, i)) != NULL; i++)
-        if (option->required)
+        if (cli_required(command, option))
             printf(" --%s %s", option->name, option->metavar);
     printf(" [options]\n\n");
     print_wrapped(command->about, 0, 0);
@@ -63,7 +63,7 @@ void cli_help(const cli_command *command)
         if (strcmp(group, option->group) != 0)
             printf("\n%s:\n", option->group);
         group = option->group;
-        print_option(option);
+        print_option(command, option);
     }
     printf("\nExit status: 0 done, 1 failed, 2 wrong usage.\n");
     if (command->notes)

@@ -9,7 +9,8 @@
 #include "cli/args.h"
 #include "cli/commands.h"
 
-static const cli_command *const commands[] = {&cli_finetune, &cli_eval, &cli_generate, &cli_merge, &cli_export};
+static const cli_command *const commands[] = {&cli_finetune, &cli_plan,  &cli_eval,
+                                              &cli_generate, &cli_merge, &cli_export};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static const char *command_name(const void *ctx, size_t index)

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "qlora/io.h"
+#include "quant/weight.h"
 #include "text/hash.h"
 #include "train/health.h"
 
@@ -110,6 +111,7 @@ static void put_model(record *r, const ql_model *model, uint64_t weights)
     put(r, "model", "%s, %zu layers of %zu, mlp %zu, heads %zu/%zu of %zu, vocabulary %zu", ql_arch_name(c->arch),
         c->layers, c->hidden_size, c->intermediate_size, c->heads, c->kv_heads, c->head_dim, c->vocab_size);
     put(r, "base format", "%s", ql_format_describe(model->format, text));
+    put(r, "bf16 products", "%s", model->blocks[0].weight[0]->kernel->bf16_inputs ? "yes" : "no");
     put(r, "base weights", "%016" PRIx64, weights);
 }
 

@@ -1,8 +1,8 @@
 /* What a run will take, and how it is made to take less. */
 #include "base/error.h"
 #include "base/workers.h"
-#include "train/batch.h"
 #include "qlora/train.h"
+#include "train/batch.h"
 
 enum { GOOD_TOKENS = 512 }; /* of a micro-batch: with fewer the products share the decoding of weights less well */
 

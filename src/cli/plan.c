@@ -1,0 +1,203 @@
+/* qlora plan: what a fine-tuning run would take, from config.json alone. */
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/finetune.h"
+
+/* Two ways to run: activations kept, and recomputed. */
+typedef struct outlook {
+    ql_train_shape data, valid;
+    ql_model *model;
+    ql_model_bytes base;
+    ql_trainer_bytes way[2];
+    size_t evaluation;
+} outlook;
+
+static size_t sum(const finetune *f, const outlook *o, int way)
+{
+    return finetune_total(&o->base, &o->way[way]) + o->evaluation + f->process;
+}
+
+/* The data's shape: as it is, or with samples as long as --seq-len lets them be. */
+static int shape(finetune *f, outlook *o)
+{
+    if (!f->v->data) {
+        o->data = (ql_train_shape){f->train.batch_size, cli_sequence(&f->session) + 1};
+        o->valid = f->v->valid || f->v->val_fraction > 0 ? o->data : (ql_train_shape){0};
+        return CLI_OK;
+    }
+    ql_error err = {0};
+    if (ql_tokenizer_open(&f->session.tokenizer, f->v->common.model, &err))
+        return cli_failed(&err);
+    int status = finetune_open_data(f);
+    if (status == CLI_OK) {
+        o->data = ql_train_shape_of(f->data);
+        o->valid = f->valid ? ql_train_shape_of(f->valid) : (ql_train_shape){0};
+    }
+    return status;
+}
+
+static ql_status measure(finetune *f, outlook *o, ql_error *err)
+{
+    size_t threads = ql_workers_count(f->session.workers);
+    ql_status status = QL_OK;
+    for (int way = 0; way < 2 && !status; way++) {
+        ql_train_options options = f->train;
+        options.recompute = way == 1;
+        status = ql_train_plan(&o->way[way], o->model, o->data, &options, threads, err);
+    }
+    if (o->valid.samples)
+        o->evaluation = ql_evaluate_bytes(o->model, o->valid, f->train.batch_size);
+    return status;
+}
+
+static ql_status build(finetune *f, outlook *o, ql_error *err)
+{
+    ql_status status = ql_model_plan(&o->model, &f->session.config, f->session.format, err);
+    if (status)
+        return status;
+    ql_model_allow_bf16(o->model, strcmp(f->v->common.compute, "bf16") == 0);
+    o->base = ql_model_memory(o->model);
+    status = ql_model_attach(o->model, &f->lora, err);
+    f->process = cli_resident_memory();
+    if (!status && f->v->max_memory)
+        status = ql_train_fit(&f->train, o->model, o->data, ql_workers_count(f->session.workers),
+                              finetune_others(f, o->model, o->valid), f->v->max_memory, err);
+    ql_status measured = measure(f, o, status ? NULL : err); /* what does not fit is shown too */
+    return status ? status : measured;
+}
+
+typedef struct row {
+    const char *key, *words;
+    size_t kept, recomputed;
+} row;
+
+enum { ROWS = 12 };
+
+static void list(const finetune *f, const outlook *o, row rows[ROWS])
+{
+    const ql_model_bytes *b = &o->base;
+    const ql_trainer_bytes *k = &o->way[0], *r = &o->way[1];
+    const row all[ROWS] = {
+        {"codes", "base codes", b->codes, b->codes},
+        {"scales", "base scales", b->scales, b->scales},
+        {"dense", "norms and biases", b->dense, b->dense},
+        {"mapped", "embeddings and what else is mapped", b->mapped, b->mapped},
+        {"adapters", "adapters (FP16 and masters)", k->adapters, r->adapters},
+        {"gradients", "gradients", k->gradients, r->gradients},
+        {"optimizer", "optimizer", k->optimizer, r->optimizer},
+        {"activations", "activations", k->activations, r->activations},
+        {"workspace", "workspace", k->workspace, r->workspace},
+        {"evaluation", "evaluation of the held-out data", o->evaluation, o->evaluation},
+        {"process", "this process, now", f->process, f->process},
+        {"total", "in all", sum(f, o, 0), sum(f, o, 1)},
+    };
+    memcpy(rows, all, sizeof all);
+}
+
+static void tell(const finetune *f, const outlook *o, bool fits)
+{
+    char format[48];
+    row rows[ROWS];
+    cli_text a, b;
+    const cli_session *s = &f->session;
+    const ql_model_config *c = &s->config;
+    list(f, o, rows);
+    cli_say(s, "Model     %s: %s, %zu layers of %zu, %s parameters, stored as %s\n", s->common->model,
+            ql_arch_name(c->arch), c->layers, c->hidden_size, cli_count(ql_model_config_parameters(c), a),
+            ql_dtype_name(c->stored));
+    cli_say(s, "Base      %s; adapters of %s parameters\n", ql_format_describe(s->format, format),
+            cli_count(ql_model_adapter_parameters(o->model), a));
+    cli_say(s, "Run       %zu x %zu samples a step, of up to %zu tokens; %zu threads\n\n", f->train.grad_accum,
+            f->train.batch_size, o->data.longest - 1, ql_workers_count(s->workers));
+    cli_say(s, "%-38s %16s %18s\n", "Bytes", "without", "with --recompute");
+    for (size_t i = 0; i < ROWS; i++)
+        cli_say(s, "%-38s %16s %18s\n", rows[i].words, cli_count(rows[i].kept, a), cli_count(rows[i].recomputed, b));
+    if (f->v->max_memory && fits)
+        cli_say(s, "\nFits into %s with %zu x %zu samples a step%s: %s\n", cli_bytes(f->v->max_memory, a),
+                f->train.grad_accum, f->train.batch_size, f->train.recompute ? " and --recompute" : "",
+                cli_bytes(sum(f, o, f->train.recompute), b));
+}
+
+static int tell_json(const finetune *f, const outlook *o, bool fits)
+{
+    static const char *const ways[2] = {"kept", "recomputed"};
+    char format[48];
+    row rows[ROWS];
+    ql_json json = {0};
+    list(f, o, rows);
+    ql_json_object(&json, NULL);
+    ql_json_string(&json, "command", "plan");
+    ql_json_string(&json, "model", f->v->common.model);
+    ql_json_string(&json, "format", ql_format_describe(f->session.format, format));
+    ql_json_integer(&json, "parameters", (int64_t)ql_model_config_parameters(&f->session.config));
+    ql_json_integer(&json, "trainable_parameters", (int64_t)ql_model_adapter_parameters(o->model));
+    ql_json_integer(&json, "batch_size", (int64_t)f->train.batch_size);
+    ql_json_integer(&json, "grad_accum", (int64_t)f->train.grad_accum);
+    ql_json_bool(&json, "recompute", f->train.recompute);
+    ql_json_bool(&json, "fits", fits);
+    for (int way = 0; way < 2; way++) {
+        ql_json_object(&json, ways[way]);
+        for (size_t i = 0; i < ROWS; i++)
+            ql_json_integer(&json, rows[i].key, (int64_t)(way ? rows[i].recomputed : rows[i].kept));
+        ql_json_end(&json);
+    }
+    return cli_json_print(&json);
+}
+
+static int plan(finetune *f, const cli_args *args)
+{
+    ql_error err = {0};
+    outlook o = {0};
+    int status = finetune_read_options(f, args);
+    if (status == CLI_OK && f->v->common.adapter)
+        return cli_wrong(args->command, "--adapter: say what it has with --rank and --target-modules instead");
+    if (status == CLI_OK)
+        status = cli_session_start(&f->session, args);
+    const char *model = f->v->common.model;
+    if (status == CLI_OK && strlen(model) > 5 && strcmp(model + strlen(model) - 5, ".gguf") == 0)
+        return cli_failed_with("%s: a plan is made from a config.json; this is a GGUF file", model);
+    if (status == CLI_OK)
+        status = shape(f, &o);
+    if (status != CLI_OK)
+        return status;
+    ql_status built = build(f, &o, &err);
+    if (o.way[1].activations) { /* it could be measured */
+        tell(f, &o, !built);
+        if (f->v->common.json)
+            status = tell_json(f, &o, !built);
+    }
+    ql_model_destroy(o.model);
+    return built ? cli_failed(&err) : status;
+}
+
+static int run(const cli_args *args)
+{
+    finetune f = {0};
+    int status = plan(&f, args);
+    finetune_close(&f);
+    return status;
+}
+
+static const char *const examples[] = {
+    "qlora plan --model Qwen2.5-0.5B --batch-size 8 --seq-len 1024",
+    "What such a run would take, with and without recomputation.",
+    "qlora plan --model Qwen2.5-0.5B/config.json --rank 32 --max-memory 2G",
+    "Nothing but the configuration is needed; how the run would be made to fit.",
+    "qlora plan --model Qwen2.5-0.5B --data train.jsonl",
+    "The samples as long as they are, not as long as they may be.",
+    NULL,
+};
+
+const cli_command cli_plan = {
+    .name = "plan",
+    .summary = "the memory that a fine-tuning run would take",
+    .about = "Prints, from config.json alone and before anything is loaded, the exact bytes that `qlora finetune` with "
+             "the same options would hold. Options that do not change memory are taken and not looked at.",
+    .examples = examples,
+    .notes = "With --max-memory the status is 1 when the run cannot be made to fit.",
+    .options = finetune_options,
+    .sketch = true,
+    .values = sizeof(finetune_values),
+    .run = run,
+};

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""`qlora plan`, and `qlora finetune --max-memory`: the plan and the run hold the same bytes.
+Usage: test_cli_plan.py PATH-OF-QLORA [unittest options]"""
+import pathlib
+import shutil
+
+from cli_support import Case, DATA, main, needs, run
+
+CLASSES = ("codes", "scales", "dense", "mapped", "adapters", "gradients", "optimizer", "activations", "workspace")
+CONFIG = DATA / "configs" / "Qwen2.5-0.5B-Instruct.config.json"
+
+
+class Plan(Case):
+    def plan(self, *more, model=None):
+        return run("plan", "--model", model or self.model, "--threads", 2, *more)
+
+    def test_the_run_holds_what_the_plan_says(self):
+        for i, words in enumerate((["--format", "none"], ["--recompute", "--rank", 3],
+                                   ["--batch-size", 3, "--dropout", 0.1],
+                                   ["--format", "int8", "--target-modules", "q_proj,down_proj"])):
+            words = ["--data", self.text, "--seq-len", 32, "--json", "--val-fraction", 0.2, *words]
+            plan = self.plan(*words)
+            self.assertCode(plan, 0)
+            plan = plan.json()
+            made = run("finetune", "--model", self.model, "--threads", 2, "--output", self.dir / f"run{i}", "--steps",
+                       1, *words)
+            self.assertCode(made, 0)
+            held, way = made.json()["memory"], plan["recomputed" if "--recompute" in words else "kept"]
+            self.assertEqual([held[c] for c in CLASSES], [way[c] for c in CLASSES])
+            self.assertEqual(way["total"], sum(way[c] for c in CLASSES) + way["evaluation"] + way["process"])
+            self.assertGreater(way["evaluation"], 0)
+            self.assertGreater(plan["kept"]["activations"], plan["recomputed"]["activations"])
+
+    def test_a_budget_gives_the_same_batches_in_less_memory(self):
+        words = ["--data", self.text, "--seq-len", 120, "--batch-size", 8, "--json"]
+        asked = self.plan(*words).json()
+        # between the ways: what 8 samples take with recomputation, and with a little less
+        budget = (asked["recomputed"]["total"] + asked["kept"]["total"]) // 2
+        fitted = self.plan(*words, "--max-memory", budget).json()
+        self.assertTrue(fitted["fits"])
+        self.assertEqual(fitted["batch_size"] * fitted["grad_accum"], 8)
+        self.assertNotEqual((fitted["batch_size"], fitted["recompute"]), (8, False))
+        done = run("finetune", "--model", self.model, "--threads", 2, "--output", self.dir / "fitted", "--steps", 2,
+                   "--max-memory", budget, *words)
+        self.assertCode(done, 0)
+        self.assertIn("planned", done.err)
+        held = done.json()["memory"]
+        self.assertLess(held["activations"], asked["kept"]["activations"])
+        self.assertLess(held["planned"], asked["kept"]["total"] + (4 << 20))
+        refused = run("finetune", "--model", self.model, "--output", self.dir / "no", "--max-memory", "1M", *words)
+        self.assertFails(refused, "1000000 bytes are not enough", "the run needs ")
+        self.assertFalse((self.dir / "no").exists())
+        self.assertFails(self.plan(*words, "--max-memory", "1Mi"), "1048576 bytes are not enough")
+
+    def test_configuration_alone(self):
+        alone = self.dir / "alone.json"
+        shutil.copy(pathlib.Path(self.model) / "config.json", alone)
+        done = self.plan("--seq-len", 64, model=alone)
+        self.assertCode(done, 0)
+        for words in ("base codes", "activations", "with --recompute", "in all"):
+            self.assertIn(words, done.out)
+        self.assertFails(self.plan("--data", self.text, model=alone), "tokenizer.json")
+        self.assertFails(self.plan("--adapter", self.dir, model=alone), "--rank", code=2)
+        self.assertFails(self.plan("--max-memory", "2X", model=alone), "--max-memory 2X: must be bytes", code=2)
+        self.assertFails(self.plan("--max-memory", "-2G", model=alone), "must be bytes", code=2)
+
+    @needs(CONFIG)
+    def test_a_real_shape(self):
+        plan = self.plan("--json", "--batch-size", 1, "--recompute", model=CONFIG).json()
+        self.assertEqual(plan["parameters"], 494032768)
+        self.assertEqual(plan["kept"]["codes"], 24 * (2 * 896 * 896 + 2 * 128 * 896 + 3 * 896 * 4864) // 2)
+        self.assertEqual(plan["kept"]["mapped"], 151936 * 896 * 2)
+        self.assertLess(plan["recomputed"]["total"], 3e9)
+
+
+if __name__ == "__main__":
+    main()
