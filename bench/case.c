@@ -1,5 +1,6 @@
 /* The data of a measurement. */
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/arena.h"
@@ -26,15 +27,45 @@ static float *random_floats(size_t count, uint64_t stream)
     return x;
 }
 
+/* ggml's blocks of random values, or where nothing encodes them of random codes. */
+static ql_status random_blocks(ql_weight **out, ql_code code, const char *name, const float *x, shape s, ql_error *err)
+{
+    ql_ggml_block type = ql_ggml_block_of(code);
+    size_t count = s.n * s.k / type.elements, bytes = count * type.bytes;
+    uint8_t *blocks = ql_alloc(bytes);
+    if (!blocks)
+        return QL_ERR_MEMORY;
+    const uint16_t scale = ql_f32_to_f16(0.01f);
+    uint32_t bits[4];
+    ql_status status = type.elements == 32 ? ql_blocks_encode(code, name, x, s.n * s.k, blocks, err) : QL_OK;
+    for (size_t i = 0; i < bytes && type.elements == 256; i++) {
+        if (i % 16 == 0)
+            ql_philox(1, 5, i / 16, bits);
+        blocks[i] = (uint8_t)(bits[i % 16 / 4] >> i % 4 * 8);
+    }
+    for (size_t i = 0; i < count && type.elements == 256; i++) {
+        memcpy(blocks + i * type.bytes + (code == QL_CODE_Q6_K ? 208 : 0), &scale, 2);
+        if (code != QL_CODE_Q6_K)
+            memcpy(blocks + i * type.bytes + 2, &scale, 2);
+    }
+    if (!status)
+        status = ql_weight_from_blocks(out, code, name, blocks, bytes, s.n, s.k, true, err);
+    free(blocks);
+    return status;
+}
+
 bool case_weights(bench_case *c, const options *o, const char *name, shape s, ql_error *err)
 {
     *c = (bench_case){.shape = s, .dense = random_floats(s.n * s.k, 1)};
     ql_format format;
-    if (!c->dense || ql_format_parse(&format, name, o->group, o->double_quant, err) != QL_OK)
+    ql_code code;
+    bool blocks = ql_code_of_blocks(&code, name);
+    if (!c->dense || (!blocks && ql_format_parse(&format, name, o->group, o->double_quant, err) != QL_OK))
         return false;
     do {
-        ql_status status = ql_weight_quantize(&c->weights[c->copies], format, name, c->dense, QL_F32, s.k, s.n, s.k,
-                                              NULL, err);
+        ql_weight **w = &c->weights[c->copies];
+        ql_status status = blocks ? random_blocks(w, code, name, c->dense, s, err)
+                                  : ql_weight_quantize(w, format, name, c->dense, QL_F32, s.k, s.n, s.k, NULL, err);
         if (status != QL_OK)
             return false;
         c->copies++;

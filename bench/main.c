@@ -18,7 +18,7 @@ static const char help[] =
     "read. Roofs are measured in the same run. A kernel whose result is wrong gets no time.\n"
     "\n"
     "  --op LIST        forward, transposed (default: both)\n"
-    "  --format LIST    nf4, fp4, int4, int8, f32, f16, bf16 (default: nf4)\n"
+    "  --format LIST    nf4, fp4, int4, int8, f32, f16, bf16, q8_0, q4_0, q4_1, q4_K, q5_K, q6_K (default: nf4)\n"
     "  --group N        elements a scale: 32, 64, 128, 256 (default: 64)\n"
     "  --plain-scales   fp16 scales instead of double-quantized ones\n"
     "  --tier LIST      kernels by name (default: all but scalar; --list names them)\n"
