@@ -126,6 +126,22 @@ static void forward_dense(const ql_wview *w, const char *const rows[LANES], size
     }
 }
 
+/* ggml's blocks go through fp32 rows. */
+static void forward_ggml(const ql_wview *w, const char *const rows[LANES], size_t from, size_t depth, float *panel)
+{
+    _Alignas(64) float values[LANES][QL_BLOCK];
+    const char *decoded[LANES];
+    for (size_t at = 0; at < depth; at += QL_BLOCK) {
+        size_t count = depth - at < QL_BLOCK ? depth - at : QL_BLOCK;
+        for (size_t r = 0; r < LANES; r++) {
+            ql_ggml_values(w->format.code, rows[r], from + at, count, values[r]);
+            decoded[r] = (const char *)values[r];
+        }
+        for (size_t i = 0; i < count; i += 4)
+            piece_dense(QL_CODE_F32, decoded, 4 * i, 16, panel + (at + i) * WIDTH);
+    }
+}
+
 static void forward_coded(const ql_wview *w, const char *const rows[LANES], const size_t index[LANES], size_t from,
                           size_t depth, float *panel)
 {
@@ -155,6 +171,8 @@ void ql_fill_forward_avx512(const ql_wview *w, size_t col, size_t cols, size_t f
         }
         if (ql_is_dense(w))
             forward_dense(w, rows, from, depth, panel + part);
+        else if (ql_code_is_ggml(w->format.code))
+            forward_ggml(w, rows, from, depth, panel + part);
         else
             forward_coded(w, rows, index, from, depth, panel + part);
     }
@@ -218,6 +236,12 @@ void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t 
     const char *codes = (const char *)w->codes + col * (w->format.code == QL_CODE_F32 ? 4 : 2);
     for (size_t i = 0; i < depth; i += LANES) {
         size_t count = depth - i < LANES ? depth - i : LANES;
+        if (ql_code_is_ggml(w->format.code)) {
+            for (size_t r = i; r < i + count; r++)
+                ql_ggml_values(w->format.code, (const char *)w->codes + (from + r) * w->row_bytes, col, cols,
+                               panel + r * WIDTH);
+            continue;
+        }
         if (!ql_is_dense(w)) {
             backward_coded(w, col, from + i, count, panel + i * WIDTH);
             continue;

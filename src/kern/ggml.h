@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "base/half.h"
+#include "kern/ggml_lanes.h"
 #include "qlora/quant.h"
 
 enum { QL_GGML_UNIT = 32 }; /* values that are decoded together; every block holds whole units */
@@ -47,62 +47,60 @@ static inline float ql_ggml_half(const uint8_t *at)
 {
     uint16_t half;
     memcpy(&half, at, sizeof half);
-    return ql_f16_to_f32(half);
+    return ql_half_value(half);
 }
 
 static inline void ql_q8_0_unit(const uint8_t *block, float *x)
 {
     float d = ql_ggml_half(block);
-    for (size_t i = 0; i < 32; i++)
-        x[i] = (float)(int8_t)block[2 + i] * d;
+    ql_signed_times(ql_bytes_load(block + 2), d, x);
+    ql_signed_times(ql_bytes_load(block + 18), d, x + 16);
 }
 
 static inline void ql_q4_0_unit(const uint8_t *block, float *x)
 {
     float d = ql_ggml_half(block);
-    for (size_t i = 0; i < 16; i++)
-        x[i] = (float)((block[2 + i] & 15) - 8) * d;
-    for (size_t i = 0; i < 16; i++)
-        x[16 + i] = (float)((block[2 + i] >> 4) - 8) * d;
+    ql_bytes q = ql_bytes_load(block + 2);
+    ql_signed_times((q & 15) - 8, d, x);
+    ql_signed_times((q >> 4) - 8, d, x + 16);
 }
 
 static inline void ql_q4_1_unit(const uint8_t *block, float *x)
 {
     float d = ql_ggml_half(block), m = ql_ggml_half(block + 2);
-    for (size_t i = 0; i < 16; i++)
-        x[i] = (float)(block[4 + i] & 15) * d + m;
-    for (size_t i = 0; i < 16; i++)
-        x[16 + i] = (float)(block[4 + i] >> 4) * d + m;
+    ql_bytes q = ql_bytes_load(block + 4);
+    ql_bytes_times(q & 15, d, m, x);
+    ql_bytes_times(q >> 4, d, m, x + 16);
 }
 
-/* Scale and minimum of unit u of Q4_K and Q5_K: d, dmin, then eight pairs of 6 bits in 12 bytes. */
-static inline void ql_k_scales(const uint8_t *block, size_t u, float *scale, float *least)
+/* Scale and minimum, negative, of unit u of Q4_K and Q5_K: d, dmin, then eight pairs of 6 bits in 12 bytes. */
+static inline void ql_k_scales(const uint8_t *block, size_t u, float *scale, float *offset)
 {
     const uint8_t *s = block + 4;
     unsigned sc = u < 4 ? s[u] & 63u : (s[u + 4] & 15u) | (s[u - 4] >> 6 << 4);
     unsigned m = u < 4 ? s[u + 4] & 63u : (unsigned)(s[u + 4] >> 4) | (s[u] >> 6 << 4);
     *scale = ql_ggml_half(block) * (float)sc;
-    *least = ql_ggml_half(block + 2) * (float)m;
+    *offset = -(ql_ggml_half(block + 2) * (float)m);
 }
 
 static inline void ql_q4_k_unit(const uint8_t *block, size_t u, float *x)
 {
-    const uint8_t *q = block + 16 + u / 2 * 32;
-    unsigned shift = u % 2 * 4;
-    float scale, least;
-    ql_k_scales(block, u, &scale, &least);
-    for (size_t i = 0; i < 32; i++)
-        x[i] = (float)(q[i] >> shift & 15) * scale - least;
+    const uint8_t *low = block + 16 + u / 2 * 32;
+    float scale, offset;
+    ql_k_scales(block, u, &scale, &offset);
+    for (size_t i = 0; i < 32; i += 16)
+        ql_bytes_times(ql_bytes_load(low + i) >> (u % 2 * 4) & 15, scale, offset, x + i);
 }
 
 static inline void ql_q5_k_unit(const uint8_t *block, size_t u, float *x)
 {
-    const uint8_t *high = block + 16, *q = block + 48 + u / 2 * 32;
-    unsigned shift = u % 2 * 4;
-    float scale, least;
-    ql_k_scales(block, u, &scale, &least);
-    for (size_t i = 0; i < 32; i++)
-        x[i] = (float)((q[i] >> shift & 15) | (high[i] >> u & 1) << 4) * scale - least;
+    const uint8_t *high = block + 16, *low = block + 48 + u / 2 * 32;
+    float scale, offset;
+    ql_k_scales(block, u, &scale, &offset);
+    for (size_t i = 0; i < 32; i += 16) {
+        ql_bytes q = (ql_bytes_load(low + i) >> (u % 2 * 4) & 15) | (ql_bytes_load(high + i) >> u & 1) << 4;
+        ql_bytes_times(q, scale, offset, x + i);
+    }
 }
 
 /* Units 4h .. 4h + 3 share 64 bytes of low nibbles and 32 of high pairs of bits; a scale serves 16 values. */
@@ -110,12 +108,11 @@ static inline void ql_q6_k_unit(const uint8_t *block, size_t u, float *x)
 {
     const uint8_t *low = block + u / 4 * 64 + u % 2 * 32, *high = block + 128 + u / 4 * 32;
     const uint8_t *scales = block + 192 + 2 * u;
-    unsigned shift = u % 4 / 2 * 4, pair = u % 4 * 2;
     float d = ql_ggml_half(block + 208);
-    for (size_t half = 0; half < 2; half++, low += 16, high += 16, x += 16) {
-        float scale = d * (float)(int8_t)scales[half];
-        for (size_t i = 0; i < 16; i++)
-            x[i] = (float)(((low[i] >> shift & 15) | (high[i] >> pair & 3) << 4) - 32) * scale;
+    for (size_t i = 0; i < 32; i += 16) {
+        ql_bytes q = (ql_bytes_load(low + i) >> (u % 4 / 2 * 4) & 15) | (ql_bytes_load(high + i) >> (u % 4 * 2) & 3)
+                                                                            << 4;
+        ql_signed_times(q - 32, d * (float)(int8_t)scales[i / 16], x + i);
     }
 }
 

@@ -6,6 +6,7 @@
 #include "kern/decode.h"
 #include "kern/fill_avx2.h"
 #include "kern/gemv_avx2.h"
+#include "kern/ggml_few.h"
 #include "kern/kernels.h"
 
 enum { TOKENS = 6, WIDTH = 16, DEPTH = 256 };
@@ -85,6 +86,8 @@ static ql_plan plan(const ql_product *p, size_t threads)
 {
     if (ql_gemv_avx2_fits(p))
         return ql_gemv_avx2_plan(p, threads);
+    if (ql_ggml_few_fits(p))
+        return ql_ggml_few_plan(p, threads);
     ql_plan plan = ql_blocked_plan(&blocked, p, threads);
     plan.packed = plan.packed > ql_gemv_avx2_packed(p) ? plan.packed : ql_gemv_avx2_packed(p);
     return plan;
@@ -102,6 +105,8 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
 {
     if (ql_gemv_avx2_fits(p))
         ql_gemv_avx2_tile(p, t, packed);
+    else if (ql_ggml_few_fits(p))
+        ql_ggml_few_avx2(p, t);
     else
         ql_blocked_tile(&blocked, p, t, packed, scratch);
 }

@@ -6,6 +6,7 @@
 #include "kern/decode.h"
 #include "kern/fill_avx512.h"
 #include "kern/gemv_avx512.h"
+#include "kern/ggml_few.h"
 #include "kern/kernels.h"
 
 enum { TOKENS = 14, WIDTH = 32, DEPTH = 256 };
@@ -66,7 +67,7 @@ static void multiply(size_t rows, size_t depth, const float *a, const float *pan
 
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
-    if (!ql_is_dense(p->w) && !ql_row_groups(p->w))
+    if (!ql_is_dense(p->w) && !ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
         ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel);
     else if (p->transposed)
         ql_fill_backward_avx512(p->w, col, cols, from, depth, panel);
@@ -87,6 +88,8 @@ static ql_plan plan(const ql_product *p, size_t threads)
 {
     if (ql_gemv_fits(p))
         return ql_gemv_plan(p, threads);
+    if (ql_ggml_few_fits(p))
+        return ql_ggml_few_plan(p, threads);
     ql_plan plan = ql_blocked_plan(&blocked, p, threads);
     plan.packed = plan.packed > ql_gemv_packed(p) ? plan.packed : ql_gemv_packed(p);
     return plan;
@@ -104,6 +107,8 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
 {
     if (ql_gemv_fits(p))
         ql_gemv_tile(p, t, packed);
+    else if (ql_ggml_few_fits(p))
+        ql_ggml_few_avx512(p, t);
     else
         ql_blocked_tile(&blocked, p, t, packed, scratch);
 }

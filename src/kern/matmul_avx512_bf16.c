@@ -86,7 +86,7 @@ static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size
     _Alignas(64) float part[PART * WIDTH];
     for (size_t at = 0; at < depth; at += PART) {
         size_t count = depth - at < PART ? depth - at : PART;
-        if (!ql_row_groups(p->w))
+        if (!ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
             ql_blocked_fill(p, WIDTH, col, cols, from + at, count, part);
         else if (p->transposed)
             ql_fill_backward_avx512(p->w, col, cols, from + at, count, part);
