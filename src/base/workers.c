@@ -120,6 +120,8 @@ void *ql_shared_scratch(ql_workers *workers)
 
 void *ql_worker_scratch(ql_workers *workers, size_t worker)
 {
+    if (!workers->memory)
+        return NULL;
     return workers->memory + workers->size.shared + workers->size.worker * worker;
 }
 

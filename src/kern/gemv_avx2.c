@@ -205,19 +205,11 @@ static inline __attribute__((always_inline)) void all_rows(const ql_product *p, 
 
 void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, const float *packed)
 {
-    for (size_t token = 0; token < p->m; token += AT_ONCE) {
-        switch (p->m - token) {
-        case 1:
-            all_rows(p, t, token, 1, packed);
-            break;
-        case 2:
-            all_rows(p, t, token, 2, packed);
-            break;
-        case 3:
-            all_rows(p, t, token, 3, packed);
-            break;
-        default:
-            all_rows(p, t, token, 4, packed);
-        }
-    }
+    size_t token = 0;
+    for (; token + 4 <= p->m; token += 4)
+        all_rows(p, t, token, 4, packed);
+    for (; token + 2 <= p->m; token += 2)
+        all_rows(p, t, token, 2, packed);
+    if (token < p->m)
+        all_rows(p, t, token, 1, packed);
 }

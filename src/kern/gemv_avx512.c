@@ -4,12 +4,12 @@
 
 #include "kern/decode.h"
 
-/* ROWS rows of W go together, each a stream of 64-byte units; SPAN columns share a buffer of scales. */
-enum { ROWS = 4, AT_ONCE = 4, SPAN = 4096, LANES = 16 };
+/* A row of W is one stream of 128-column units; SPAN columns share a buffer of scales. */
+enum { UNIT = 128, AT_ONCE = 4, SPAN = 4096, LANES = 16, AHEAD = 2048 };
 
 static size_t padded(const ql_wview *w)
 {
-    return (w->k + 127) / 128 * 128;
+    return (w->k + UNIT - 1) / UNIT * UNIT;
 }
 
 static bool is_4bit(const ql_wview *w)
@@ -30,7 +30,7 @@ bool ql_gemv_fits(const ql_product *p)
 
 ql_plan ql_gemv_plan(const ql_product *p, size_t threads)
 {
-    size_t share = p->w->n / (4 * threads) / ROWS * ROWS;
+    size_t share = p->w->n / (4 * threads);
     return (ql_plan){.rows = p->m, .cols = share < 16 ? 16 : share > 256 ? 256 : share, .packs = p->m,
                      .packed = ql_gemv_packed(p)};
 }
@@ -55,20 +55,7 @@ void ql_gemv_pack(const ql_product *p, size_t token, float *packed)
             }
 }
 
-/* The scales of a span of columns, the same for every row: `count` groups from group `first` of a row,
- * each for `repeat` slots of 64 columns (32 when the groups are that small); `slots` slots in all. */
-typedef struct scale_span {
-    size_t groups, first, count, repeat, slots;
-} scale_span;
-
-static scale_span span_scales(const ql_wview *w, size_t from, size_t cols)
-{
-    size_t group = w->format.group, slot = group < 64 ? group : 64;
-    return (scale_span){.groups = ql_row_groups(w), .first = from / group, .count = (cols + group - 1) / group,
-                        .repeat = group / slot, .slots = (cols + 127) / 128 * 128 / slot};
-}
-
-/* out[i] = the scales of groups [g, g + count) of the row-major array. */
+/* out[i] = the scales of groups [g, g + count) of the row-major array; up to LANES more are written. */
 static void decode_scales(const ql_wview *w, size_t g, size_t count, float *out)
 {
     if (w->format.scale != QL_SCALE_DQ && w->format.scale != QL_SCALE_F16) {
@@ -89,39 +76,27 @@ static void decode_scales(const ql_wview *w, size_t g, size_t count, float *out)
                                     _mm512_cvtph_ps(_mm256_set1_epi16((short)w->steps[block])),
                                     _mm512_cvtph_ps(_mm256_set1_epi16((short)w->offsets[block])));
         }
-        _mm512_mask_storeu_ps(out + i, lanes, value);
+        _mm512_storeu_ps(out + i, value);
     }
 }
 
-static inline void row_scales(const ql_wview *w, scale_span s, size_t row, float *out)
+/* A scale for every 32 columns of [from, from + cols) of a row, and finite numbers up to the end of a unit.
+ * By vectors: what is stored by the word cannot be loaded by the vector at once. */
+static void row_scales(const ql_wview *w, size_t row, size_t from, size_t cols, float out[SPAN / 32])
 {
-    float each[SPAN / 64], *scales = s.repeat == 1 ? out : each;
-    decode_scales(w, row * s.groups + s.first, s.count, scales);
-    size_t slot = s.count;
-    if (s.repeat > 1) {
-        slot = 0;
-        for (size_t g = 0; g < s.count; g++)
-            for (size_t i = 0; i < s.repeat && slot < s.slots; i++)
-                out[slot++] = each[g];
-    }
-    for (; slot < s.slots; slot++)
-        out[slot] = 0;
+    size_t group = w->format.group, count = (cols + group - 1) / group;
+    unsigned shift = (unsigned)__builtin_ctzll(group / 32);
+    float each[SPAN / 32 + LANES];
+    decode_scales(w, row * ql_row_groups(w) + from / group, count, each);
+    _mm512_storeu_ps(each + count, _mm512_setzero_ps());
+    __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i index = _mm512_srl_epi32(lane, _mm_cvtsi32_si128((int)shift));
+    for (size_t slot = 0; slot * 32 < cols; slot += LANES)
+        _mm512_storeu_ps(out + slot, _mm512_permutexvar_ps(index, _mm512_loadu_ps(each + (slot >> shift))));
 }
 
-/* Sums of one span of ROWS rows, for `tokens` tokens whose packed x is ldx apart. */
-typedef struct sums {
-    __m512 v[ROWS][AT_ONCE];
-} sums;
-
-/* The scales of the two 64-blocks of a unit, each over its eight lanes. */
-static inline __m512 pair(const float *scales)
-{
-    const __m512i index = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    return _mm512_permutexvar_ps(index, _mm512_castpd_ps(_mm512_set1_pd(*(const double *)(const void *)scales)));
-}
-
-/* The scales of a unit's low and high nibbles, each over its eight lanes, for groups of 32. */
-static inline void quad(const float *scales, __m512 *low, __m512 *high)
+/* The scales of a unit's low and high nibbles: each 64-block has eight lanes and two scales. */
+static inline void unit_scales(const float *scales, __m512 *low, __m512 *high)
 {
     const __m512i even = _mm512_set_epi32(2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0);
     __m512 four = _mm512_broadcast_f32x4(_mm_loadu_ps(scales));
@@ -129,213 +104,127 @@ static inline void quad(const float *scales, __m512 *low, __m512 *high)
     *high = _mm512_permutexvar_ps(_mm512_add_epi32(even, _mm512_set1_epi32(1)), four);
 }
 
-/* One unit of each row. The rows advance together: a sum by itself is a chain of dependent steps. */
-static inline __attribute__((always_inline)) void unit_4bit(sums *s, size_t rows, size_t tokens, __m512 table,
-                                                            const char *const units[ROWS], __mmask16 lanes,
-                                                            const float *x, size_t ldx, float (*scales)[SPAN / 32],
-                                                            size_t at, bool halves)
+static inline __attribute__((always_inline)) void unit_4bit(__m512 sums[AT_ONCE], size_t tokens, __m512 table,
+                                                            __m512i code, const float *x, size_t ldx,
+                                                            const float scales[4])
 {
-    __m512i code[ROWS];
-    __m512 part[2][ROWS][AT_ONCE];
-#pragma GCC unroll 4
-    for (size_t r = 0; r < rows; r++)
-        code[r] = _mm512_maskz_loadu_epi32(lanes, units[r]);
+    __m512 part[2][AT_ONCE], low, high;
 #pragma GCC unroll 8
-    for (unsigned n = 0; n < 8; n++)
-#pragma GCC unroll 4
-        for (size_t r = 0; r < rows; r++) {
-            __m512 value = _mm512_permutexvar_ps(_mm512_srli_epi32(code[r], 4 * n), table);
-#pragma GCC unroll 4
-            for (size_t t = 0; t < tokens; t++) {
-                __m512 xs = _mm512_load_ps(x + t * ldx + n * LANES);
-                part[n % 2][r][t] = n < 2 ? _mm512_mul_ps(value, xs) : _mm512_fmadd_ps(value, xs, part[n % 2][r][t]);
-            }
-        }
-#pragma GCC unroll 4
-    for (size_t r = 0; r < rows; r++) {
-        __m512 low, high;
-        if (halves)
-            quad(scales[r] + at / 32, &low, &high);
-        else
-            low = high = pair(scales[r] + at / 64);
+    for (unsigned n = 0; n < 8; n++) {
+        __m512 value = _mm512_permutexvar_ps(_mm512_srli_epi32(code, 4 * n), table);
 #pragma GCC unroll 4
         for (size_t t = 0; t < tokens; t++) {
-            s->v[r][t] = _mm512_fmadd_ps(part[0][r][t], low, s->v[r][t]);
-            s->v[r][t] = _mm512_fmadd_ps(part[1][r][t], high, s->v[r][t]);
+            __m512 xs = _mm512_load_ps(x + t * ldx + n * LANES);
+            part[n % 2][t] = n < 2 ? _mm512_mul_ps(value, xs) : _mm512_fmadd_ps(value, xs, part[n % 2][t]);
         }
     }
-}
-
-static inline __attribute__((always_inline)) void units_4bit(sums *s, const ql_wview *w, size_t row, size_t rows,
-                                                             size_t tokens, size_t from, size_t cols, const float *x,
-                                                             size_t ldx, bool halves)
-{
-    float scales[ROWS][SPAN / 32];
-    const char *units[ROWS];
-    __m512 table = _mm512_loadu_ps(w->table);
-    scale_span slots = span_scales(w, from, cols);
-    for (size_t r = 0; r < rows; r++) {
-        row_scales(w, slots, row + r, scales[r]);
-        units[r] = (const char *)w->codes + (row + r) * w->row_bytes + from / 2;
-    }
-    /* Rows follow each other in memory: a lone row is one stream, several need their successors fetched. */
-    size_t ahead = rows == 1 ? 2048 : rows * w->row_bytes;
-    for (size_t at = 0; at < cols; at += 128) {
-        __mmask16 lanes = cols - at > 64 ? 0xffff : 0x00ff;
-        unit_4bit(s, rows, tokens, table, units, lanes, x + from + at, ldx, scales, at, halves);
+    unit_scales(scales, &low, &high);
 #pragma GCC unroll 4
-        for (size_t r = 0; r < rows; r++) {
-            _mm_prefetch(units[r] + ahead, _MM_HINT_T0);
-            units[r] += 64;
-        }
+    for (size_t t = 0; t < tokens; t++) {
+        sums[t] = _mm512_fmadd_ps(part[0][t], low, sums[t]);
+        sums[t] = _mm512_fmadd_ps(part[1][t], high, sums[t]);
     }
 }
 
-/* The wanted lanes of 16 columns of an INT8 or dense row from `col` on; no others are read. */
-static inline __m512 load_row(ql_code code, const char *line, size_t col, __mmask16 lanes)
+/* The wanted lanes of 16 columns of an INT8 or dense row; no others are read. */
+static inline __m512 load_row(ql_code code, const char *at, __mmask16 lanes)
 {
     switch (code) {
     case QL_CODE_F32:
-        return _mm512_maskz_loadu_ps(lanes, line + col * 4);
+        return _mm512_maskz_loadu_ps(lanes, at);
     case QL_CODE_F16:
-        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, line + col * 2));
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, at));
     case QL_CODE_BF16:
-        return _mm512_castsi512_ps(
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, line + col * 2)), 16));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, at)), 16));
     default:
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes, line + col)));
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes, at)));
     }
 }
 
-/* 64 columns of each row, of which `wanted` exist; the rows' scales of the two halves are used for INT8. */
-static inline __attribute__((always_inline)) void unit_other(sums *s, size_t rows, size_t tokens, ql_code code,
-                                                             const char *const line[ROWS], size_t col, uint64_t wanted,
-                                                             const float *x, size_t ldx, const float low[ROWS],
-                                                             const float high[ROWS])
+/* A unit of an INT8 or dense row, of which `cols` columns exist; INT8 alone has scales. */
+static inline __attribute__((always_inline)) void unit_other(__m512 sums[AT_ONCE], size_t tokens, ql_code code,
+                                                             const char *codes, size_t cols, const float *x,
+                                                             size_t ldx, const float scales[4])
 {
+    size_t size = code == QL_CODE_INT8 ? 1 : code == QL_CODE_F32 ? 4 : 2;
+    for (size_t at = 0; at < cols; at += 2 * LANES) {
+        uint32_t wanted = cols - at < 32 ? (1u << (cols - at)) - 1 : ~0u;
+        __m512 first = load_row(code, codes + at * size, (__mmask16)wanted);
+        __m512 second = load_row(code, codes + (at + LANES) * size, (__mmask16)(wanted >> 16));
 #pragma GCC unroll 4
-    for (size_t r = 0; r < rows; r++) {
-        __m512 part[AT_ONCE];
-#pragma GCC unroll 4
-        for (size_t i = 0; i < 4; i++) {
-            __m512 value = load_row(code, line[r], col + i * LANES, (__mmask16)(wanted >> i * LANES));
-#pragma GCC unroll 4
-            for (size_t t = 0; t < tokens; t++) {
-                __m512 xs = _mm512_load_ps(x + t * ldx + i * LANES);
-                if (code != QL_CODE_INT8)
-                    s->v[r][t] = _mm512_fmadd_ps(value, xs, s->v[r][t]);
-                else
-                    part[t] = i % 2 == 0 ? _mm512_mul_ps(value, xs) : _mm512_fmadd_ps(value, xs, part[t]);
-                if (code == QL_CODE_INT8 && i % 2)
-                    s->v[r][t] = _mm512_fmadd_ps(part[t], _mm512_set1_ps(i < 2 ? low[r] : high[r]), s->v[r][t]);
+        for (size_t t = 0; t < tokens; t++) {
+            __m512 x0 = _mm512_load_ps(x + t * ldx + at), x1 = _mm512_load_ps(x + t * ldx + at + LANES);
+            if (code == QL_CODE_INT8) {
+                __m512 part = _mm512_fmadd_ps(second, x1, _mm512_mul_ps(first, x0));
+                sums[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(scales[at / 32]), sums[t]);
+            } else {
+                sums[t] = _mm512_fmadd_ps(second, x1, _mm512_fmadd_ps(first, x0, sums[t]));
             }
         }
     }
 }
 
-static inline __attribute__((always_inline)) void units_other(sums *s, const ql_wview *w, size_t row, size_t rows,
-                                                              size_t tokens, size_t from, size_t cols, const float *x,
-                                                              size_t ldx, ql_code code)
-{
-    float scales[ROWS][SPAN / 32], low[ROWS], high[ROWS];
-    const char *line[ROWS];
-    unsigned shift = w->format.group == 32 ? 5 : 6, size = code == QL_CODE_INT8 ? 1 : code == QL_CODE_F32 ? 4 : 2;
-    scale_span slots = {0};
-    if (code == QL_CODE_INT8)
-        slots = span_scales(w, from, cols);
-    for (size_t r = 0; r < rows; r++) {
-        line[r] = (const char *)w->codes + (row + r) * w->row_bytes;
-        if (code == QL_CODE_INT8)
-            row_scales(w, slots, row + r, scales[r]);
-    }
-    for (size_t at = 0; at < cols; at += 64) {
-#pragma GCC unroll 4
-        for (size_t r = 0; r < rows; r++) {
-            if (code == QL_CODE_INT8)
-                low[r] = scales[r][at >> shift], high[r] = scales[r][(at + 32) >> shift];
-            for (size_t line64 = 0; line64 < size; line64++)
-                _mm_prefetch(line[r] + rows * w->row_bytes + (from + at) * size + line64 * 64, _MM_HINT_T0);
-        }
-        if (cols - at >= 64)
-            unit_other(s, rows, tokens, code, line, from + at, ~0ull, x + from + at, ldx, low, high);
-        else
-            unit_other(s, rows, tokens, code, line, from + at, (1ull << (cols - at)) - 1, x + from + at, ldx, low, high);
-    }
-}
-
-static inline __attribute__((always_inline)) void span(sums *s, const ql_wview *w, size_t row, size_t rows,
-                                                       size_t tokens, size_t from, size_t cols, const float *x,
-                                                       size_t ldx)
-{
-    switch (w->format.code) {
-    case QL_CODE_F32:
-        units_other(s, w, row, rows, tokens, from, cols, x, ldx, QL_CODE_F32);
-        break;
-    case QL_CODE_F16:
-        units_other(s, w, row, rows, tokens, from, cols, x, ldx, QL_CODE_F16);
-        break;
-    case QL_CODE_BF16:
-        units_other(s, w, row, rows, tokens, from, cols, x, ldx, QL_CODE_BF16);
-        break;
-    case QL_CODE_INT8:
-        units_other(s, w, row, rows, tokens, from, cols, x, ldx, QL_CODE_INT8);
-        break;
-    default:
-        if (w->format.group == 32)
-            units_4bit(s, w, row, rows, tokens, from, cols, x, ldx, true);
-        else
-            units_4bit(s, w, row, rows, tokens, from, cols, x, ldx, false);
-    }
-}
-
-static inline __attribute__((always_inline)) void some_rows(const ql_product *p, size_t row, size_t rows, size_t token,
-                                                            size_t tokens, const float *packed)
+/* One row against some tokens; the code, its bits and the tokens are constants where it is inlined. */
+static inline __attribute__((always_inline)) void one_row(const ql_product *p, size_t row, size_t token, size_t tokens,
+                                                          ql_code code, size_t bits, const float *packed)
 {
     const ql_wview *w = p->w;
+    const char *line = (const char *)w->codes + row * w->row_bytes;
     size_t ldx = padded(w);
-    sums s;
+    const float *x = packed + token * ldx;
+    float scales[SPAN / 32];
+    __m512 table = bits == 4 ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps(), sums[AT_ONCE] = {0};
+    for (size_t at = 0; at < w->k; at += UNIT) {
+        size_t cols = w->k - at < UNIT ? w->k - at : UNIT;
+        if (bits <= 8 && at % SPAN == 0)
+            row_scales(w, row, at, w->k - at < SPAN ? w->k - at : SPAN, scales);
+        const char *codes = line + at * bits / 8;
+        const float *four = scales + at % SPAN / 32;
+#pragma GCC unroll 8
+        for (size_t ahead = 0; ahead < UNIT * bits / 8; ahead += 64)
+            _mm_prefetch(codes + AHEAD + ahead, _MM_HINT_T0);
+        if (bits == 4)
+            unit_4bit(sums, tokens, table, _mm512_maskz_loadu_epi32(cols > 64 ? 0xffff : 0x00ff, codes), x + at, ldx, four);
+        else
+            unit_other(sums, tokens, code, codes, cols, x + at, ldx, four);
+    }
 #pragma GCC unroll 4
-    for (size_t r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (size_t t = 0; t < tokens; t++)
-            s.v[r][t] = _mm512_setzero_ps();
-    for (size_t from = 0; from < w->k; from += SPAN)
-        span(&s, w, row, rows, tokens, from, w->k - from < SPAN ? w->k - from : SPAN, packed + token * ldx, ldx);
-#pragma GCC unroll 4
-    for (size_t r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (size_t t = 0; t < tokens; t++) {
-            float *y = p->y + (token + t) * p->ldy + row + r, sum = _mm512_reduce_add_ps(s.v[r][t]);
-            *y = p->add ? *y + sum : sum;
-        }
+    for (size_t t = 0; t < tokens; t++) {
+        float *y = p->y + (token + t) * p->ldy + row, sum = _mm512_reduce_add_ps(sums[t]);
+        *y = p->add ? *y + sum : sum;
+    }
 }
 
-/* Groups of rows that fill the registers, then single ones. */
 static inline __attribute__((always_inline)) void all_rows(const ql_product *p, ql_tile t, size_t token, size_t tokens,
                                                            const float *packed)
 {
-    size_t row = t.col, end = t.col + t.cols, rows = tokens < AT_ONCE ? ROWS : 1;
-    for (; row + rows <= end; row += rows)
-        some_rows(p, row, rows, token, tokens, packed);
-    for (; row < end; row++)
-        some_rows(p, row, 1, token, tokens, packed);
+    for (size_t row = t.col; row < t.col + t.cols; row++) {
+        switch (p->w->format.code) {
+        case QL_CODE_F32:
+            one_row(p, row, token, tokens, QL_CODE_F32, 32, packed);
+            break;
+        case QL_CODE_F16:
+            one_row(p, row, token, tokens, QL_CODE_F16, 16, packed);
+            break;
+        case QL_CODE_BF16:
+            one_row(p, row, token, tokens, QL_CODE_BF16, 16, packed);
+            break;
+        case QL_CODE_INT8:
+            one_row(p, row, token, tokens, QL_CODE_INT8, 8, packed);
+            break;
+        default:
+            one_row(p, row, token, tokens, QL_CODE_NF4, 4, packed);
+        }
+    }
 }
 
 void ql_gemv_tile(const ql_product *p, ql_tile t, const float *packed)
 {
-    for (size_t token = 0; token < p->m; token += AT_ONCE) {
-        switch (p->m - token) {
-        case 1:
-            all_rows(p, t, token, 1, packed);
-            break;
-        case 2:
-            all_rows(p, t, token, 2, packed);
-            break;
-        case 3:
-            all_rows(p, t, token, 3, packed);
-            break;
-        default:
-            all_rows(p, t, token, 4, packed);
-        }
-    }
+    size_t token = 0;
+    for (; token + 4 <= p->m; token += 4)
+        all_rows(p, t, token, 4, packed);
+    for (; token + 2 <= p->m; token += 2)
+        all_rows(p, t, token, 2, packed);
+    if (token < p->m)
+        all_rows(p, t, token, 1, packed);
 }
