@@ -4,8 +4,14 @@ Usage: test_cli_convert.py PATH-OF-QLORA [unittest options]"""
 import json
 import pathlib
 import resource
+import shutil
+import struct
 
-from cli_support import Case, contents, main, plain_signals, run
+from cli_support import Case, DATA, STORIES, contents, main, needs, plain_signals, run
+
+FILES = {name: DATA / "models" / "gguf" / f"stories260K-{name}.gguf" for name in ("q4_0", "q8_0")}
+TRAINED = DATA / "finetune-reference" / "lora-fp32-qv" / "adapter_final"
+EXCERPT = DATA / "corpora" / "tinystories-excerpt.txt"
 
 
 def limit():
@@ -77,7 +83,7 @@ class Convert(Case):
     def test_wrong_usage(self):
         for words, message in ((["export"], "--to gguf|mlx|peft is missing"),
                                (["export", "--to", "onnx"], "must be one of gguf|mlx|peft"),
-                               (["merge", "--dtype", "f8"], "must be one of bf16|f16|f32"),
+                               (["merge", "--dtype", "f8"], "must be one of bf16|f16|f32|q8_0"),
                                (["merge", "--format", "nf4"], "--format needs --from quantized")):
             done = run(*words, *self.words, "--output", self.dir / "never")
             self.assertFails(done, message, code=2)
@@ -85,7 +91,7 @@ class Convert(Case):
 
     def test_refusals(self):
         before = contents(self.model)
-        self.assertFails(run("merge", *self.words, "--output", self.model), "the model's own folder")
+        self.assertFails(run("merge", *self.words, "--output", self.model), "this is the model itself")
         self.assertEqual(contents(self.model), before)
         nowhere = self.dir / "nowhere"
         for command in (["merge"], ["export", "--to", "gguf"], ["export", "--to", "mlx"]):
@@ -112,6 +118,85 @@ class Convert(Case):
         self.assertFails(run("export", "--to", "gguf", *self.words, "--output", file, before=limit), "File too large")
         self.assertEqual(file.read_bytes(), there)
         self.assertEqual([p.name for p in self.dir.glob("full.gguf*")], ["full.gguf"])
+
+
+@needs(STORIES, TRAINED, EXCERPT, *FILES.values())
+class Gguf(Case):
+    """Files merged into files."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.data = cls.dir / "stories.txt"
+        cls.data.write_bytes(EXCERPT.read_bytes()[:20000])
+
+    def merge(self, model, output, *more, adapter=TRAINED):
+        done = run("merge", "--model", model, "--adapter", adapter, "--output", self.dir / output, "--data", self.data,
+                   "--seq-len", 128, "--json", *more)
+        self.assertCode(done, 0)
+        return done.json()
+
+    def generate(self, *words):
+        done = run("generate", "--prompt", "Once upon a time", "--temperature", 0, "--max-tokens", 60, "--format", "none",
+                   *words)
+        self.assertCode(done, 0)
+        return done.out
+
+    def zeros(self):
+        """The trained adapter with B = 0."""
+        folder = self.dir / "zeros"
+        folder.mkdir()
+        shutil.copy(TRAINED / "adapter_config.json", folder)
+        raw = bytearray((TRAINED / "adapter_model.safetensors").read_bytes())
+        start = 8 + struct.unpack("<Q", raw[:8])[0]
+        for name, tensor in json.loads(raw[8:start]).items():
+            if name.endswith("lora_B.weight"):
+                begin, end = (start + offset for offset in tensor["data_offsets"])
+                raw[begin:end] = bytes(end - begin)
+        (folder / "adapter_model.safetensors").write_bytes(raw)
+        return folder
+
+    def test_zeros_change_no_bit(self):
+        zeros = self.zeros()
+        for name, path in FILES.items():
+            report = self.merge(path, "same.gguf", adapter=zeros)
+            self.assertEqual((report["max_error"], report["merged"]), (0, 10))
+            self.assertEqual(report["after"]["loss"], report["before"]["loss"])
+            data = path.read_bytes()[-report["bytes"]:]
+            self.assertEqual((self.dir / "same.gguf").read_bytes()[-len(data):], data)
+
+    def test_merged_files_say_the_same(self):
+        base = self.generate("--model", FILES["q8_0"])
+        want = self.generate("--model", FILES["q8_0"], "--adapter", TRAINED)
+        self.assertNotEqual(base, want)
+        for dtype, near, error in (("f32", 1e-4, 0), ("f16", 1e-3, 2 ** -10), ("q8_0", 0.02, 0.02), ("q4_0", 0.5, 0.2)):
+            report = self.merge(FILES["q8_0"], dtype + ".gguf", "--dtype", dtype)
+            self.assertLess(abs(report["after"]["loss"] - report["before"]["loss"]), near)
+            self.assertLessEqual(report["max_error"], error)
+        self.assertEqual(self.generate("--model", self.dir / "f32.gguf"), want)
+        self.assertEqual(self.generate("--model", self.dir / "f16.gguf"), want)
+
+    def test_an_exported_folder_and_file_agree(self):
+        """The GGUF base has its rows in another order than the folder: one adapter fits both."""
+        self.merge(FILES["q8_0"], "file.gguf", "--dtype", "f32")
+        self.merge(STORIES, "folder", "--dtype", "f32")
+        file, folder = (run("eval", "--model", self.dir / name, "--data", self.data, "--seq-len", 128, "--format", "none",
+                            "--json").json()["loss"] for name in ("file.gguf", "folder"))
+        self.assertAlmostEqual(file, folder, delta=0.005)
+
+    def test_refusals(self):
+        copy = shutil.copy(FILES["q8_0"], self.dir / "copy.gguf")
+        before = copy.read_bytes()
+        words = ("--adapter", TRAINED, "--output")
+        self.assertFails(run("merge", "--model", copy, *words, copy), "this is the model itself")
+        self.assertEqual(copy.read_bytes(), before)
+        self.assertFails(run("merge", "--model", copy, *words, self.dir / "no.gguf", "--from", "quantized"),
+                         "merged into as it is stored")
+        self.assertFails(run("merge", "--model", STORIES, *words, self.dir / "no", "--dtype", "q8_0"),
+                         "cannot have this type of weights")
+        self.assertFails(run("merge", "--model", FILES["q4_0"], *words, copy, before=limit), "File too large")
+        self.assertEqual(copy.read_bytes(), before)
+        self.assertFalse((self.dir / "no").exists() or (self.dir / "no.gguf").exists())
 
 
 if __name__ == "__main__":

@@ -374,6 +374,7 @@ END_TEST
 /* ---- merge ---- */
 
 static const ql_dtype dtypes[] = {QL_F32, QL_F16, QL_BF16};
+static const ql_code codes[] = {QL_CODE_F32, QL_CODE_F16, QL_CODE_BF16};
 
 START_TEST(an_adapter_of_zeros_changes_no_bit)
 {
@@ -385,7 +386,7 @@ START_TEST(an_adapter_of_zeros_changes_no_bit)
     for (int chosen = 0; chosen < 2; chosen++) {
         ql_merge_report report;
         options.as_stored = !chosen;
-        options.dtype = dtypes[_i];
+        options.type = codes[_i];
         ck_assert_ok(ql_merge(&report, f.model, f.adapter, f.output, &options, NULL, &f.err), &f.err);
         ck_assert_uint_eq(report.merged, MODULES);
         ck_assert_double_eq(report.max_error, 0);
@@ -453,7 +454,7 @@ START_TEST(merges_what_the_adapter_adds)
     fixture f;
     setup(&f, c, false);
     write_model(f.folder, QL_BF16, 1);
-    ql_merge_options options = {.dtype = type, .quantized = _i >= 3, .format = format};
+    ql_merge_options options = {.type = codes[_i % 3], .quantized = _i >= 3, .format = format};
     ql_merge_report report, alone;
     ql_workers *workers;
     double most = 0;
@@ -524,16 +525,16 @@ START_TEST(refuses)
     path_text path;
     setup(&f, &cases[0], false);
     write_model(f.folder, QL_F32, 3e5f); /* beyond F16 */
-    ql_merge_options options = {.dtype = QL_F16};
+    ql_merge_options options = {.type = QL_CODE_F16};
     ql_merge_report report;
     ck_assert_fails(ql_merge(&report, f.model, f.adapter, f.output, &options, NULL, &f.err), QL_ERR_VALUE, &f.err,
                     "no finite F16 number");
     ck_assert_ptr_null(fopen(in(path, f.output, "model.safetensors"), "r"));
     ck_assert_fails(ql_merge(&report, f.model, f.adapter, f.folder, &options, NULL, &f.err), QL_ERR_ARG, &f.err,
-                    "the model's own folder");
-    options.dtype = QL_I32;
-    ck_assert_fails(ql_merge(&report, f.model, f.adapter, f.output, &options, NULL, &f.err), QL_ERR_ARG, &f.err, "I32");
-    options.dtype = QL_F32;
+                    "this is the model itself");
+    options.type = QL_CODE_Q8_0;
+    ck_assert_fails(ql_merge(&report, f.model, f.adapter, f.output, &options, NULL, &f.err), QL_ERR_ARG, &f.err, "Hugging Face folder");
+    options.type = QL_CODE_F32;
     ck_assert_fails(ql_merge(&report, f.model, in(path, f.folder, "none"), f.output, &options, NULL, &f.err), QL_ERR_IO,
                     &f.err, "none");
     ck_assert_fails(ql_adapter_export(QL_EXPORT_GGUF, f.adapter, f.model, "/nowhere/a.gguf", &f.err), QL_ERR_IO, &f.err,

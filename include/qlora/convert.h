@@ -24,7 +24,7 @@ QL_API ql_status ql_adapter_export(ql_export target, const char *adapter, const 
 
 typedef struct ql_merge_options {
     bool as_stored;  /* true: every tensor keeps the type that it has in the model */
-    ql_dtype dtype;  /* otherwise QL_F32, QL_F16 or QL_BF16 for all */
+    ql_code type;    /* otherwise QL_CODE_F32, F16 or BF16; in GGUF files also Q8_0, Q4_0 or Q4_1 */
     bool quantized;  /* false: add to the weights as stored; true: to what is left of them in `format`, which is
                         what the adapter was trained on; linear layers without an adapter are taken from it too */
     ql_format format;
@@ -41,7 +41,12 @@ typedef struct ql_merge_report {
 /* Writes W + s B A as a Hugging Face folder: model.safetensors, the tokenizer's files as they are, and config.json
  * with the element type. Computed row by row in fp32 and written as it is made: memory holds the adapter and no more
  * than one tensor. Each file appears whole or not at all, config.json last. Merging B = 0 into the model's own types
- * gives its bits. QL_ERR_VALUE names a value too large for F16; QL_ERR_ARG when `output` is the model's own folder.
+ * gives its bits. QL_ERR_VALUE names a value too large for F16; QL_ERR_ARG when `output` is the model itself.
+ *
+ * When `model` is a GGUF file, `output` is one too: with its metadata, tokenizer and order of rows; vectors keep their
+ * type, and rows that are no whole blocks become F16. QL_ERR_UNSUPPORTED names a tensor of a type that is not encoded
+ * here (Q4_K, ...) when no other is chosen.
+ *
  * workers may be NULL; the result does not depend on them. */
 QL_API ql_status ql_merge(ql_merge_report *report, const char *model, const char *adapter, const char *output,
                           const ql_merge_options *options, ql_workers *workers, ql_error *err);

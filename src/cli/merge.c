@@ -1,5 +1,6 @@
 /* qlora merge: an adapter made part of its model. */
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/commands.h"
@@ -18,10 +19,10 @@ typedef struct merge_values {
 static const cli_option own_options[] = {
     {"adapter", CLI_TEXT, FIELD(common.adapter), "DIR", NULL, 0, 0, true, "Input and output",
      "PEFT adapter folder to merge"},
-    {"output", CLI_TEXT, FIELD(output), "DIR", NULL, 0, 0, true, "Input and output",
-     "folder for the merged model; files of the same names are replaced"},
-    {"dtype", CLI_CHOICE, FIELD(dtype), "bf16|f16|f32", NULL, 0, 0, false, "Input and output",
-     "type of the weights written (as stored in the model if not given)"},
+    {"output", CLI_TEXT, FIELD(output), "PATH", NULL, 0, 0, true, "Input and output",
+     "folder for the merged model, or a GGUF file when the model is one; what is there is replaced"},
+    {"dtype", CLI_CHOICE, FIELD(dtype), "bf16|f16|f32|q8_0|q4_0|q4_1", NULL, 0, 0, false, "Input and output",
+     "type of the weights written (as stored in the model if not given); q8_0, q4_0 and q4_1 in GGUF files"},
     {"from", CLI_CHOICE, FIELD(from), "original|quantized", "original", 0, 0, false, "Input and output",
      "add to the weights as stored, or to what quantization to --format leaves of them, as in training"},
     {"data", CLI_TEXT, FIELD(data), "FILE", NULL, 0, 0, false, "Input and output",
@@ -41,8 +42,9 @@ typedef struct merge_run {
 
 static const struct {
     const char *name;
-    ql_dtype type;
-} dtypes[] = {{"bf16", QL_BF16}, {"f16", QL_F16}, {"f32", QL_F32}};
+    ql_code type;
+} types[] = {{"bf16", QL_CODE_BF16}, {"f16", QL_CODE_F16}, {"f32", QL_CODE_F32}, {"q8_0", QL_CODE_Q8_0},
+             {"q4_0", QL_CODE_Q4_0}, {"q4_1", QL_CODE_Q4_1}};
 
 static bool from_quantized(const merge_values *v)
 {
@@ -65,9 +67,9 @@ static int prepare(merge_run *r, const cli_args *args)
         return status;
     r->options = ql_merge_options_defaults();
     r->options.as_stored = !v->dtype;
-    for (size_t i = 0; i < 3 && v->dtype; i++)
-        if (strcmp(dtypes[i].name, v->dtype) == 0)
-            r->options.dtype = dtypes[i].type;
+    for (size_t i = 0; i < sizeof types / sizeof *types && v->dtype; i++)
+        if (strcmp(types[i].name, v->dtype) == 0)
+            r->options.type = types[i].type;
     r->options.quantized = from_quantized(v);
     if (!r->options.quantized && ql_format_parse(&r->session.format, "none", 0, false, &err))
         return cli_failed(&err);
@@ -156,13 +158,20 @@ static int tell_json(const merge_run *r, const merge_values *v)
     return cli_json_print(&json);
 }
 
+/* A GGUF file, which is merged into another one. */
+static bool is_file(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
 static int run(const cli_args *args)
 {
     merge_run r = {0};
     const merge_values *v = args->values;
     bool made = false;
     int status = prepare(&r, args);
-    if (status == CLI_OK)
+    if (status == CLI_OK && !is_file(v->common.model))
         status = cli_output_make(v->output, &made);
     if (status == CLI_OK)
         status = merge(&r, v);
@@ -184,6 +193,8 @@ static const char *const examples[] = {
     "The same in BF16, with the loss of model and adapter and of the merged model.",
     "qlora merge --model Qwen2.5-0.5B --adapter my-adapter --output my-model --from quantized",
     "Into the weights that the adapter was trained on, as NF4 left them.",
+    "qlora merge --model base.gguf --adapter my-adapter --output my-model.gguf --dtype q8_0",
+    "A GGUF file with the adapter in it, with the tokenizer and all else that the base says of itself.",
     NULL,
 };
 
@@ -193,7 +204,8 @@ static const cli_option *const options[] = {cli_model_options, own_options,     
 const cli_command cli_merge = {
     .name = "merge",
     .summary = "make an adapter part of its model",
-    .about = "Writes the model with the adapter added to its weights, as a Hugging Face folder. Sums are taken in fp32 "
+    .about = "Writes the model with the adapter added to its weights, as a Hugging Face folder or a GGUF file, as the "
+             "model is. Sums are taken in fp32 "
              "and rounded once; memory holds the adapter and one tensor. The adapter was trained on quantized weights: "
              "added to the original ones it acts a little differently, usually for the better; --data shows it.",
     .examples = examples,

@@ -66,6 +66,24 @@ void ql_gguf_put_f32(ql_gguf_meta *meta, const char *key, float value)
     put_number(meta, bits, 4);
 }
 
+void ql_gguf_put_value(ql_gguf_meta *meta, const ql_gguf_value *value)
+{
+    bool array = value->type == QL_GGUF_ARRAY;
+    ql_gguf_type element = array ? value->element : value->type;
+    size_t bytes = 0, length;
+    put_key(meta, value->key, value->type);
+    if (array) {
+        put_number(meta, element, 4);
+        put_number(meta, value->count, 8);
+    }
+    if (element == QL_GGUF_STRING)
+        for (size_t i = 0; i < value->count; i++)
+            ql_gguf_next_string(value, &bytes, &length);
+    else
+        bytes = value->count * ql_gguf_width(element);
+    put(meta, value->data, bytes);
+}
+
 void ql_gguf_meta_free(ql_gguf_meta *meta)
 {
     free(meta->data);

@@ -16,6 +16,7 @@ typedef struct ql_gguf_meta {
 
 void ql_gguf_put_string(ql_gguf_meta *meta, const char *key, const char *text);
 void ql_gguf_put_f32(ql_gguf_meta *meta, const char *key, float value);
+void ql_gguf_put_value(ql_gguf_meta *meta, const ql_gguf_value *value); /* as it is in another file */
 void ql_gguf_meta_free(ql_gguf_meta *meta); /* leaves it empty and ready */
 
 /* Writes metadata and tensors in the order given. Shapes are row-major, as everywhere here; the file lists the fastest

@@ -1,20 +1,16 @@
-/* W + s B A, tensor by tensor from the mapped files of a model into a new one. */
-#include <math.h>
+/* W + s B A, tensor by tensor from the mapped files of a model into a new folder or GGUF file. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "base/half.h"
-#include "base/workers.h"
-#include "io/gguf.h"
+#include "io/gguf_write.h"
 #include "io/path.h"
-#include "io/tensor_write.h"
 #include "qlora/convert.h"
+#include "quant/weight.h"
 #include "train/layer_list.h"
 #include "train/merge_files.h"
-
-enum { ROWS = 64 }; /* computed at a time */
+#include "train/merge_rows.h"
 
 typedef struct job {
     ql_merge_options options;
@@ -24,113 +20,19 @@ typedef struct job {
     ql_layer_adapters adapters;
     ql_tensor *tensors; /* as written: name, type and shape */
     size_t *place;      /* of each in adapters.list; NO_PLACE: no linear layer of a block */
-    float *row;         /* [ROWS][longest row] in fp32 */
-    unsigned char *rounded; /* the same in the type written */
+    ql_model_config config;
+    bool gguf; /* from one file into another */
+    ql_merge_buffers buffers;
 } job;
 
 #define NO_PLACE SIZE_MAX
-
-/* The tensor at hand as a matrix, and rows of it at a time. */
-typedef struct matrix {
-    const job *job;
-    const ql_tensor *source, *out;
-    const ql_weight *weight;   /* NULL: rows come from the source */
-    const ql_adapter *adapter; /* NULL: none */
-    size_t n, k, first;        /* first row at hand */
-    double error[ROWS];        /* the largest of each row */
-    size_t bad[ROWS];          /* the first column that is not finite as rounded, k: none */
-} matrix;
 
 ql_merge_options ql_merge_options_defaults(void)
 {
     return (ql_merge_options){.as_stored = true, .format = ql_format_default()};
 }
 
-static bool is_floating(const ql_tensor *tensor)
-{
-    return tensor->dtype == QL_F32 || tensor->dtype == QL_F16 || tensor->dtype == QL_BF16 || tensor->dtype == QL_F64;
-}
-
-/* ---- a row ---- */
-
-/* Writes x as `type` and returns what was written. */
-static double round_to(ql_dtype type, float x, unsigned char *out)
-{
-    uint16_t half;
-    double wide = x;
-    switch (type) {
-    case QL_F32:
-        memcpy(out, &x, sizeof x);
-        return x;
-    case QL_F64:
-        memcpy(out, &wide, sizeof wide);
-        return wide;
-    case QL_F16:
-        half = ql_f32_to_f16(x);
-        memcpy(out, &half, sizeof half);
-        return ql_f16_to_f32(half);
-    default:
-        half = ql_f32_to_bf16(x);
-        memcpy(out, &half, sizeof half);
-        return ql_bf16_to_f32(half);
-    }
-}
-
-static void make_row(void *ctx, size_t index, size_t worker)
-{
-    (void)worker;
-    matrix *m = ctx;
-    size_t row = m->first + index, width = ql_dtype_size(m->out->dtype);
-    float *x = m->job->row + index * m->k;
-    unsigned char *out = m->job->rounded + index * m->k * width;
-    if (m->weight)
-        ql_weight_dequantize(m->weight, row, 1, x, m->k);
-    else
-        ql_tensor_read_f32(m->source, row * m->k, m->k, x, NULL); /* floating and inside: cannot fail */
-    if (m->adapter)
-        ql_adapter_add_rows(m->adapter, row, 1, x, m->k);
-    m->error[index] = 0;
-    m->bad[index] = m->k;
-    for (size_t j = m->k; j-- > 0;) {
-        double rounded = round_to(m->out->dtype, x[j], out + j * width), error = fabs(rounded - (double)x[j]);
-        if (!isfinite(rounded))
-            m->bad[index] = j;
-        else if (error > m->error[index])
-            m->error[index] = error;
-    }
-}
-
 /* ---- a tensor ---- */
-
-static ql_status note_rows(matrix *m, size_t rows, ql_error *err)
-{
-    ql_merge_report *report = m->job->report;
-    for (size_t i = 0; i < rows; i++) {
-        if (m->bad[i] < m->k)
-            return ql_fail(err, QL_ERR_VALUE, "%s: tensor %s, row %zu, column %zu: %g is no finite %s number",
-                           m->source->file, m->out->name, m->first + i, m->bad[i],
-                           (double)m->job->row[i * m->k + m->bad[i]], ql_dtype_name(m->out->dtype));
-        if (m->error[i] > report->max_error) {
-            report->max_error = m->error[i];
-            snprintf(report->max_error_at, sizeof report->max_error_at, "%s", m->out->name);
-        }
-    }
-    return QL_OK;
-}
-
-static ql_status write_matrix(matrix *m, ql_output *output, ql_error *err)
-{
-    size_t rows;
-    for (m->first = 0; m->first < m->n && !output->error; m->first += rows) {
-        rows = m->n - m->first < ROWS ? m->n - m->first : ROWS;
-        ql_parallel(m->job->workers, rows, make_row, m);
-        ql_status status = note_rows(m, rows, err);
-        if (status)
-            return status;
-        ql_output_write(output, m->job->rounded, rows * m->k * ql_dtype_size(m->out->dtype));
-    }
-    return QL_OK;
-}
 
 static ql_status emit(void *ctx, const ql_tensor *out, ql_output *output, ql_error *err)
 {
@@ -138,52 +40,88 @@ static ql_status emit(void *ctx, const ql_tensor *out, ql_output *output, ql_err
     size_t index = (size_t)(out - j->tensors);
     const ql_tensor *source = ql_tensors_at(j->source, index);
     bool linear = j->place[index] != NO_PLACE, quantized = linear && j->options.quantized;
-    size_t k = source->ndim ? source->shape[source->ndim - 1] : 1;
-    matrix m = {.job = j, .source = source, .out = out, .k = k, .n = k ? ql_tensor_elements(source) / k : 0,
-                .adapter = linear ? j->adapters.layers[j->place[index]] : NULL};
+    size_t k = source->ndim ? source->shape[source->ndim - 1] : 1, module = j->place[index] % QL_MODULES;
+    ql_merge_matrix m = {.source = source, .out = out, .k = k, .n = k ? ql_tensor_elements(source) / k : 0,
+                         .adapter = linear ? j->adapters.layers[j->place[index]] : NULL};
+    if (j->gguf && j->config.arch == QL_ARCH_LLAMA && linear && (module == QL_Q || module == QL_K))
+        m.pairs_of = j->config.head_dim;
     ql_weight *weight = NULL;
     ql_status status = QL_OK;
+    uint64_t start = output->written;
     ql_tensors_fetch(j->source, source);
     if (quantized)
         status = ql_weight_quantize(&weight, j->options.format, source->name, source->data, source->dtype, k, m.n, k,
                                     j->workers, err);
     m.weight = weight;
-    if (!status && (quantized || m.adapter || out->dtype != source->dtype))
-        status = write_matrix(&m, output, err);
+    if (!status && (quantized || m.adapter || !ql_merge_same_type(out, source)))
+        status = ql_merge_write_rows(&m, &j->buffers, output, j->workers, err);
     else if (!status)
         ql_output_write(output, source->data, source->bytes);
     ql_weight_destroy(weight);
     ql_tensors_release(j->source, source);
+    if (m.max_error > j->report->max_error) {
+        j->report->max_error = m.max_error;
+        snprintf(j->report->max_error_at, sizeof j->report->max_error_at, "%s", out->name);
+    }
     j->report->tensors++;
     j->report->merged += m.adapter != NULL;
-    j->report->bytes += ql_tensor_elements(out) * ql_dtype_size(out->dtype);
+    j->report->bytes += output->written - start;
     return status;
 }
 
 /* ---- the model ---- */
 
-/* Where each linear layer is among the tensors; all that are merged or quantized must be there. */
+/* The weight of a layer among the tensors, of this shape and of a type that can be merged into. */
+static ql_status find_layer(const job *j, const ql_adapter_module *module, const ql_tensor **found, ql_error *err)
+{
+    char name[QL_LAYER_NAME + 8], translated[QL_LAYER_NAME + 8];
+    snprintf(name, sizeof name, "%s.weight", module->name);
+    const char *used = j->gguf && ql_gguf_name(translated, sizeof translated, name) ? translated : name;
+    const ql_tensor *t = *found = ql_tensors_find(j->source, used);
+    if (!t)
+        return ql_fail(err, QL_ERR_FORMAT, "%s: there is no tensor %s", ql_tensors_path(j->source), used);
+    if (t->ndim != 2 || t->shape[0] != module->out_features || t->shape[1] != module->in_features)
+        return ql_fail(err, QL_ERR_SHAPE, "%s: tensor %s is not of %zu x %zu, which config.json asks for", t->file, used,
+                       module->out_features, module->in_features);
+    if (!ql_merge_readable(t))
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %s is %s, which cannot be merged into", t->file, used,
+                       t->dtype_name);
+    return QL_OK;
+}
+
 static ql_status find_layers(job *j, ql_error *err)
 {
     size_t count = ql_tensors_count(j->source);
     for (size_t t = 0; t < count; t++)
         j->place[t] = NO_PLACE;
     for (size_t i = 0; i < j->adapters.list.count; i++) {
-        const ql_adapter_module *module = &j->adapters.list.modules[i];
-        char name[QL_LAYER_NAME + 8];
         const ql_tensor *found;
-        snprintf(name, sizeof name, "%s.weight", module->name);
-        ql_status status = ql_tensors_need(&found, j->source, name, 2,
-                                           (const size_t[]){module->out_features, module->in_features}, err);
-        if (!status && !is_floating(found))
-            status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %s is %s: weights must be floating-point numbers",
-                             found->file, name, found->dtype_name);
+        ql_status status = find_layer(j, &j->adapters.list.modules[i], &found, err);
         if (status)
             return status;
         for (size_t t = 0; t < count; t++)
             if (ql_tensors_at(j->source, t) == found)
                 j->place[t] = i;
     }
+    return QL_OK;
+}
+
+/* The type of a tensor in the output. In GGUF files vectors stay as they are, and rows that are no whole blocks are
+ * F16, as llama.cpp has it. */
+static ql_status choose_type(const job *j, size_t index, ql_error *err)
+{
+    const ql_tensor *source = ql_tensors_at(j->source, index);
+    ql_tensor *out = &j->tensors[index];
+    bool adapted = j->place[index] != NO_PLACE && j->adapters.layers[j->place[index]];
+    *out = *source;
+    if (source->foreign && !j->gguf)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s has the type %.40s, which is not supported",
+                       source->file, source->name, source->dtype_name);
+    if (!j->options.as_stored && ql_merge_readable(source) && (!j->gguf || source->ndim > 1))
+        ql_merge_set_type(out, j->options.type);
+    if (adapted && !ql_merge_writable(out))
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s is %s, which cannot be encoded here; choose another "
+                       "type for the output, such as q8_0", source->file, source->name, source->dtype_name);
     return QL_OK;
 }
 
@@ -194,27 +132,35 @@ static ql_status plan(job *j, ql_error *err)
     j->place = calloc(count + 1, sizeof *j->place);
     if (!j->tensors || !j->place)
         return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", ql_tensors_path(j->source));
-    for (size_t t = 0; t < count; t++) {
+    ql_status status = find_layers(j, err);
+    for (size_t t = 0; t < count && !status; t++) {
         const ql_tensor *source = ql_tensors_at(j->source, t);
         size_t k = source->ndim ? source->shape[source->ndim - 1] : 1;
-        if (source->foreign)
-            return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s has the type %.40s, which is not supported",
-                           source->file, source->name, source->dtype_name);
-        j->tensors[t] = *source;
-        if (is_floating(source) && !j->options.as_stored)
-            j->tensors[t].dtype = j->options.dtype;
         longest = k > longest ? k : longest;
+        status = choose_type(j, t, err);
     }
-    j->row = calloc(longest, ROWS * sizeof *j->row);
-    j->rounded = calloc(longest, ROWS * sizeof(double));
-    if (!j->row || !j->rounded)
-        return ql_fail(err, QL_ERR_MEMORY, "%s: rows of %zu: out of memory", ql_tensors_path(j->source), longest);
-    return find_layers(j, err);
+    return status ? status : ql_merge_buffers_make(&j->buffers, longest, err);
+}
+
+/* Metadata as it is, but for what may be so no longer. */
+static ql_status write_gguf(job *j, const char *output, ql_error *err)
+{
+    const ql_gguf *source = ql_tensors_gguf(j->source);
+    ql_gguf_meta meta = {0};
+    for (size_t i = 0; i < ql_gguf_count(source); i++) {
+        const ql_gguf_value *value = ql_gguf_at(source, i);
+        if (strcmp(value->key, "general.file_type") != 0 && strcmp(value->key, "general.alignment") != 0)
+            ql_gguf_put_value(&meta, value);
+    }
+    ql_status status = ql_gguf_write(output, &meta, j->tensors, ql_tensors_count(j->source), emit, j, err);
+    ql_gguf_meta_free(&meta);
+    return status;
 }
 
 static ql_status write_folder(job *j, const char *model, const char *output, ql_error *err)
 {
     const ql_metadata metadata = {"format", "pt"};
+    ql_dtype type = ql_code_dtype(j->options.as_stored ? QL_CODE_F32 : j->options.type);
     char *path = ql_path_join(output, "model.safetensors");
     ql_status status = path ? ql_path_make_folder(output, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", output);
     if (!status)
@@ -222,46 +168,42 @@ static ql_status write_folder(job *j, const char *model, const char *output, ql_
     if (!status)
         status = ql_merge_copy_files(model, output, err);
     if (!status)
-        status = ql_merge_write_config(model, output, j->options.as_stored ? NULL : &j->options.dtype, err);
+        status = ql_merge_write_config(model, output, j->options.as_stored ? NULL : &type, err);
     free(path);
     return status;
 }
 
-static ql_status check_options(const ql_merge_options *o, const char *model, ql_error *err)
+static ql_status check_options(const job *j, const char *model, const char *output, ql_error *err)
 {
-    if (ql_path_is_gguf(model))
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a GGUF file; merging needs the Hugging Face folder that it was made "
-                       "from", model);
-    if (!o->as_stored && o->dtype != QL_F32 && o->dtype != QL_F16 && o->dtype != QL_BF16)
-        return ql_fail(err, QL_ERR_ARG, "a model is merged to F32, F16 or BF16, not to %s", ql_dtype_name(o->dtype));
-    return QL_OK;
+    const ql_merge_options *o = &j->options;
+    if (!o->as_stored && !(ql_code_is_dense(o->type) || (j->gguf && ql_merge_encodes(o->type))))
+        return ql_fail(err, QL_ERR_ARG, "%s: a merged %s cannot have this type of weights", output,
+                       j->gguf ? "GGUF file" : "Hugging Face folder");
+    if (j->gguf && o->quantized)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a GGUF file is merged into as it is stored", model);
+    ql_status status = ql_merge_check_folders(model, output, err);
+    return status || j->gguf ? status : ql_merge_check_config(model, err);
 }
 
 ql_status ql_merge(ql_merge_report *report, const char *model, const char *adapter, const char *output,
                    const ql_merge_options *options, ql_workers *workers, ql_error *err)
 {
     *report = (ql_merge_report){0};
-    ql_model_config config;
-    job j = {.options = *options, .report = report, .workers = workers};
-    ql_status status = check_options(options, model, err);
+    job j = {.options = *options, .report = report, .workers = workers, .gguf = ql_path_is_gguf(model)};
+    ql_status status = check_options(&j, model, output, err);
     if (!status)
-        status = ql_merge_check_folders(model, output, err);
-    if (!status)
-        status = ql_merge_check_config(model, err);
-    if (!status)
-        status = ql_model_config_read(&config, model, err);
-    if (!status && (status = ql_layer_adapters_read(&j.adapters, adapter, &config, err)))
+        status = ql_model_config_read(&j.config, model, err);
+    if (!status && (status = ql_layer_adapters_read(&j.adapters, adapter, &j.config, err)))
         ql_fail_in(err, status, "%s", adapter);
     if (!status)
         status = ql_tensors_open(&j.source, model, err);
     if (!status)
         status = plan(&j, err);
     if (!status)
-        status = write_folder(&j, model, output, err);
+        status = j.gguf ? write_gguf(&j, output, err) : write_folder(&j, model, output, err);
     free(j.tensors);
     free(j.place);
-    free(j.row);
-    free(j.rounded);
+    ql_merge_buffers_free(&j.buffers);
     ql_layer_adapters_free(&j.adapters);
     ql_tensors_close(j.source);
     return status;

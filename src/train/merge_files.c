@@ -21,7 +21,7 @@ ql_status ql_merge_check_folders(const char *model, const char *output, ql_error
 {
     struct stat a, b;
     if (stat(model, &a) == 0 && stat(output, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-        return ql_fail(err, QL_ERR_ARG, "%s: this is the model's own folder; merge into another one", output);
+        return ql_fail(err, QL_ERR_ARG, "%s: this is the model itself; merge into another place", output);
     return QL_OK;
 }
 

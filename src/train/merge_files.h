@@ -4,7 +4,7 @@
 
 #include "qlora/base.h"
 
-/* QL_ERR_ARG when both are names of one folder; fine when `output` is not there. */
+/* QL_ERR_ARG when both are names of one folder or file; fine when `output` is not there. */
 ql_status ql_merge_check_folders(const char *model, const char *output, ql_error *err);
 
 /* QL_ERR_UNSUPPORTED when the weights of that folder are quantized already. */
