@@ -8,7 +8,10 @@
 
 static void add(gguf_part *part, const void *bytes, size_t size)
 {
-    part->bytes = realloc(part->bytes, part->size + size + 1);
+    if (part->size + size >= part->room) {
+        part->room = 2 * (part->size + size) + 64;
+        part->bytes = realloc(part->bytes, part->room);
+    }
     if (size)
         memcpy(part->bytes + part->size, bytes, size);
     part->size += size;

@@ -8,7 +8,7 @@
 /* A file being put together: metadata, tensor infos and data. Zeroed is empty. */
 typedef struct gguf_part {
     unsigned char *bytes;
-    size_t size;
+    size_t size, room;
 } gguf_part;
 
 typedef struct gguf_writer {

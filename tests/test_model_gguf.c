@@ -186,7 +186,12 @@ START_TEST(a_folder_and_its_gguf_agree)
     ql_model *a = open_model(gguf_finish(&w, folder, "m.gguf"), none), *b = open_model(dir, none);
     ck_assert_uint_eq(ql_model_config_parameters(ql_model_shape(a)), ql_model_config_parameters(ql_model_shape(b)));
     float *x = logits_of(a, ids, 8), *y = logits_of(b, ids, 8);
-    double bound = a->divided ? 1e-5 : 0;
+    double bound = a->divided ? 1e-5 : 0, turns[2][128];
+    const ql_rope_config ropes[2] = {ql_model_rope(a), ql_model_rope(b)};
+    for (int i = 0; i < 2; i++)
+        ql_rope_frequencies(&ropes[i], turns[i]);
+    for (size_t i = 0; i < ropes[0].head_dim / 2; i++)
+        ck_assert_double_eq_tol(turns[0][i] / turns[1][i], 1, 1e-6);
     for (size_t i = 0; i < ql_model_shape(a)->vocab_size; i++)
         ck_assert_msg(fabs((double)x[i] - (double)y[i]) <= bound, "%s: logit %zu: %.9g, %.9g", dirs[_i], i,
                       (double)x[i], (double)y[i]);

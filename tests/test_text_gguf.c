@@ -27,7 +27,7 @@ static void check_same(ql_tokenizer *a, ql_tokenizer *b, const char *corpus, siz
         size_t count = last ? (length < most ? length : most) : strlen(odd[i]);
         ck_assert_ok(ql_tokenizer_encode(a, from, count, QL_ENCODE_SPECIALS, &x, &err), &err);
         ck_assert_ok(ql_tokenizer_encode(b, from, count, QL_ENCODE_SPECIALS, &y, &err), &err);
-        ck_assert_msg(x.count == y.count && memcmp(x.data, y.data, x.count * sizeof *x.data) == 0,
+        ck_assert_msg(x.count == y.count && (!x.count || !memcmp(x.data, y.data, x.count * sizeof *x.data)),
                       "\"%.60s\": %s\nand %s", from, spell_ids(x.data, x.count < 60 ? x.count : 60),
                       spell_ids(y.data, y.count < 60 ? y.count : 60));
         ql_ids_free(&x);
@@ -132,21 +132,10 @@ END_TEST
 /* Byte-level: a, b, c, 1, a space, "ab", " ab", "11", "111", "1111" and two special tokens. */
 static void add_small(gguf_writer *w, const char *pre)
 {
-    static const char *const tokens[] = {"a",
-                                         "b",
-                                         "c",
-                                         "1",
-                                         "\xc4\xa0",
-                                         "ab",
-                                         "\xc4\xa0"
-                                         "ab",
-                                         "11",
-                                         "111",
-                                         "1111",
-                                         "<end>",
-                                         "<turn>"};
+    static const char *const tokens[] = {"a",        "b",  "c",   "1",    "\u0120", "ab",
+                                         "\u0120ab", "11", "111", "1111", "<end>",  "<turn>"};
     static const int32_t types[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 3};
-    static const char *const merges[] = {"a b", "\xc4\xa0 ab", "1 1", "11 1", "111 1"};
+    static const char *const merges[] = {"a b", "\u0120 ab", "1 1", "11 1", "111 1"};
     gguf_string(w, "tokenizer.ggml.model", "gpt2");
     gguf_string(w, "tokenizer.ggml.pre", pre);
     gguf_strings(w, "tokenizer.ggml.tokens", tokens, 12);
