@@ -57,6 +57,16 @@ class Gguf(Case):
         self.assertEqual(stored.out, folder.out)
         self.assertEqual(run("generate", "--model", FILES["q8_0"], *words).out, stored.out)
 
+    def test_plan(self):
+        words = ("--data", self.data, "--seq-len", 64, "--json")
+        plan = run("plan", "--model", FILES["q4_0"], *words)
+        self.assertCode(plan, 0)
+        memory = self.train(FILES["q4_0"], "planned").json()["memory"]
+        self.assertEqual(plan.json()["format"], "q4_0")
+        for key in ("codes", "mapped"):
+            self.assertEqual(plan.json()["kept"][key], memory[key])
+        self.assertFails(run("plan", "--model", FILES["q4_0"], "--format", "int8", *words), "config.json")
+
     def test_files_that_lie(self):
         whole = FILES["q4_0"].read_bytes()
         for name, data, words in (("cut", whole[:100000], "is the file complete?"),

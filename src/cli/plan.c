@@ -53,9 +53,12 @@ static ql_status measure(finetune *f, outlook *o, ql_error *err)
 
 static ql_status build(finetune *f, outlook *o, ql_error *err)
 {
-    ql_status status = ql_model_plan(&o->model, &f->session.config, f->session.format, err);
+    const cli_session *s = &f->session; /* a file that is used as stored is only mapped: it tells by itself */
+    ql_status status = s->stored ? ql_model_open(&o->model, s->common->model, s->format, s->workers, err)
+                                 : ql_model_plan(&o->model, &s->config, s->format, err);
     if (status)
         return status;
+    f->session.format = ql_model_format(o->model);
     ql_model_allow_bf16(o->model, strcmp(f->v->common.compute, "bf16") == 0);
     o->base = ql_model_memory(o->model);
     status = ql_model_attach(o->model, &f->lora, err);
@@ -103,9 +106,9 @@ static void tell(const finetune *f, const outlook *o, bool fits)
     const cli_session *s = &f->session;
     const ql_model_config *c = &s->config;
     list(f, o, rows);
-    cli_say(s, "Model     %s: %s, %zu layers of %zu, %s parameters, stored as %s\n", s->common->model,
-            ql_arch_name(c->arch), c->layers, c->hidden_size, cli_count(ql_model_config_parameters(c), a),
-            ql_dtype_name(c->stored));
+    cli_say(s, "Model     %s: %s, %zu layers of %zu, %s parameters%s%s\n", s->common->model, ql_arch_name(c->arch),
+            c->layers, c->hidden_size, cli_count(ql_model_config_parameters(c), a), s->stored ? "" : ", stored as ",
+            s->stored ? "" : ql_dtype_name(c->stored));
     cli_say(s, "Base      %s; adapters of %s parameters\n", ql_format_describe(s->format, format),
             cli_count(ql_model_adapter_parameters(o->model), a));
     cli_say(s, "Run       %zu x %zu samples a step, of up to %zu tokens; %zu threads\n\n", f->train.grad_accum,
@@ -155,8 +158,10 @@ static int plan(finetune *f, const cli_args *args)
     if (status == CLI_OK)
         status = cli_session_start(&f->session, args);
     const char *model = f->v->common.model;
-    if (status == CLI_OK && strlen(model) > 5 && strcmp(model + strlen(model) - 5, ".gguf") == 0)
-        return cli_failed_with("%s: a plan is made from a config.json; this is a GGUF file", model);
+    if (status == CLI_OK && !f->session.stored && strlen(model) > 5 && strcmp(model + strlen(model) - 5, ".gguf") == 0)
+        return cli_failed_with("%s: a GGUF file is planned for as it is stored, quantized and without --format; plans "
+                               "to quantize a model are made from its config.json",
+                               model);
     if (status == CLI_OK)
         status = shape(f, &o);
     if (status != CLI_OK)
