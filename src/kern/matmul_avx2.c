@@ -54,12 +54,23 @@ static void multiply(size_t rows, size_t depth, const float *a, const float *pan
                      bool add)
 {
     switch (rows) {
-    case 1: micro(1, depth, a, panel, y, ldy, cols, add); break;
-    case 2: micro(2, depth, a, panel, y, ldy, cols, add); break;
-    case 3: micro(3, depth, a, panel, y, ldy, cols, add); break;
-    case 4: micro(4, depth, a, panel, y, ldy, cols, add); break;
-    case 5: micro(5, depth, a, panel, y, ldy, cols, add); break;
-    default: micro(6, depth, a, panel, y, ldy, cols, add); break;
+    case 1:
+        micro(1, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 2:
+        micro(2, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 3:
+        micro(3, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 4:
+        micro(4, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 5:
+        micro(5, depth, a, panel, y, ldy, cols, add);
+        break;
+    default:
+        micro(6, depth, a, panel, y, ldy, cols, add);
     }
 }
 

@@ -1,68 +1,24 @@
 /* AVX-512 with vdpbf16ps: x and decoded weights rounded to bf16, sums in fp32. For quantized weights
  * only: what is stored in fp32 or 16 bits is multiplied as it is. */
-#include <immintrin.h>
-
 #include "base/cpu.h"
 #include "kern/blocked.h"
 #include "kern/decode.h"
 #include "kern/fill_avx512.h"
 #include "kern/gemv_avx512.h"
 #include "kern/kernels.h"
+#include "kern/micro_avx512.h"
 
-enum { TOKENS = 14, WIDTH = 32, DEPTH = 512, PART = 64 };
+enum { DEPTH = 512, PART = 64 };
 
-static inline __attribute__((always_inline)) void micro(size_t rows, size_t depth, const float *a, const float *panel,
-                                                        float *y, size_t ldy, size_t cols, bool add)
+static inline __m512 step(__m512 sum, __m512 x, __m512 w)
 {
-    __m512 low[TOKENS], high[TOKENS];
-#pragma GCC unroll 14
-    for (size_t r = 0; r < rows; r++) {
-        low[r] = high[r] = _mm512_setzero_ps();
-        __builtin_prefetch(y + r * ldy, 1);
-        __builtin_prefetch(y + r * ldy + 16, 1);
-    }
-    for (size_t i = 0; i < depth; i++) {
-        __m512bh b0 = (__m512bh)_mm512_load_ps(panel + i * WIDTH), b1 = (__m512bh)_mm512_load_ps(panel + i * WIDTH + 16);
-#pragma GCC unroll 14
-        for (size_t r = 0; r < rows; r++) {
-            __m512bh x = (__m512bh)_mm512_set1_ps(a[i * rows + r]);
-            low[r] = _mm512_dpbf16_ps(low[r], x, b0);
-            high[r] = _mm512_dpbf16_ps(high[r], x, b1);
-        }
-    }
-    uint32_t bits = cols < WIDTH ? (1u << cols) - 1 : ~0u;
-    __mmask16 m0 = (__mmask16)bits, m1 = (__mmask16)(bits >> 16);
-#pragma GCC unroll 14
-    for (size_t r = 0; r < rows; r++) {
-        float *line = y + r * ldy;
-        if (add) {
-            low[r] = _mm512_add_ps(low[r], _mm512_maskz_loadu_ps(m0, line));
-            high[r] = _mm512_add_ps(high[r], _mm512_maskz_loadu_ps(m1, line + 16));
-        }
-        _mm512_mask_storeu_ps(line, m0, low[r]);
-        _mm512_mask_storeu_ps(line + 16, m1, high[r]);
-    }
+    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
 }
 
 static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
                      bool add)
 {
-    switch (rows) {
-    case 1: micro(1, depth, a, panel, y, ldy, cols, add); break;
-    case 2: micro(2, depth, a, panel, y, ldy, cols, add); break;
-    case 3: micro(3, depth, a, panel, y, ldy, cols, add); break;
-    case 4: micro(4, depth, a, panel, y, ldy, cols, add); break;
-    case 5: micro(5, depth, a, panel, y, ldy, cols, add); break;
-    case 6: micro(6, depth, a, panel, y, ldy, cols, add); break;
-    case 7: micro(7, depth, a, panel, y, ldy, cols, add); break;
-    case 8: micro(8, depth, a, panel, y, ldy, cols, add); break;
-    case 9: micro(9, depth, a, panel, y, ldy, cols, add); break;
-    case 10: micro(10, depth, a, panel, y, ldy, cols, add); break;
-    case 11: micro(11, depth, a, panel, y, ldy, cols, add); break;
-    case 12: micro(12, depth, a, panel, y, ldy, cols, add); break;
-    case 13: micro(13, depth, a, panel, y, ldy, cols, add); break;
-    default: micro(14, depth, a, panel, y, ldy, cols, add); break;
-    }
+    multiply_avx512(step, rows, depth, a, panel, y, ldy, cols, add);
 }
 
 /* out[i][32] = bf16 pairs of lines 2i and 2i + 1 of part[depth][32]. */
