@@ -206,8 +206,8 @@ const cli_command cli_merge = {
     .summary = "make an adapter part of its model",
     .about = "Writes the model with the adapter added to its weights, as a Hugging Face folder or a GGUF file, as the "
              "model is. Sums are taken in fp32 "
-             "and rounded once; memory holds the adapter and one tensor. The adapter was trained on quantized weights: "
-             "added to the original ones it acts a little differently, usually for the better; --data shows it.",
+             "and rounded once; memory holds the adapter and one tensor. An adapter that was trained on quantized "
+             "weights acts a little differently on the original ones: --from chooses, --data shows the losses.",
     .examples = examples,
     .options = options,
     .values = sizeof(merge_values),
