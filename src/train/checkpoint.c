@@ -94,9 +94,14 @@ static uint64_t hash_shapes(const ql_adapters *set)
     return hash;
 }
 
-static uint64_t hash_state(const float *const state[3], size_t count)
+/* Where the run stands. */
+typedef struct progress {
+    uint64_t done, of, updates, skipped, forwards;
+} progress;
+
+static uint64_t hash_state(const progress *p, const float *const state[3], size_t count)
 {
-    uint64_t hash = count;
+    uint64_t hash = mix(count, p, sizeof *p);
     for (int i = 0; i < 3; i++)
         hash = mix(hash, state[i], count * sizeof(float));
     return hash;
@@ -187,12 +192,13 @@ ql_status ql_trainer_save(const ql_trainer *t, const char *path, ql_error *err)
         for (int i = 0; i < 3; i++)
             tensors[i] = (ql_tensor){.name = state_names[i], .dtype = QL_F32, .ndim = 1,
                                      .shape = {t->optimizer.count}, .data = state[i]};
-        put_size(r, "done", t->done);
-        put_size(r, "of", t->steps);
-        put_size(r, "updates", t->optimizer.step);
-        put_size(r, "skipped", t->skipped);
-        put_size(r, "micro-batches", t->forwards);
-        put(r, "checksum", "%016" PRIx64, hash_state(state, t->optimizer.count));
+        const progress p = {t->done, t->steps, t->optimizer.step, t->skipped, t->forwards};
+        put_size(r, "done", p.done);
+        put_size(r, "of", p.of);
+        put_size(r, "updates", p.updates);
+        put_size(r, "skipped", p.skipped);
+        put_size(r, "micro-batches", p.forwards);
+        put(r, "checksum", "%016" PRIx64, hash_state(&p, state, t->optimizer.count));
         status = ql_safetensors_write(path, tensors, 3, r->pair, r->count, err);
     }
     free(r);
@@ -200,11 +206,6 @@ ql_status ql_trainer_save(const ql_trainer *t, const char *path, ql_error *err)
 }
 
 /* ---- reading ---- */
-
-/* What a checkpoint holds besides its tensors. */
-typedef struct progress {
-    uint64_t done, updates, skipped, forwards;
-} progress;
 
 static ql_status get_size(const ql_tensors *file, const char *name, uint64_t *out, ql_error *err)
 {
@@ -243,7 +244,7 @@ static ql_status read_progress(progress *p, const ql_tensors *file, const ql_tra
     const struct {
         const char *name;
         uint64_t *out;
-    } sizes[] = {{"done", &p->done}, {"updates", &p->updates}, {"skipped", &p->skipped},
+    } sizes[] = {{"done", &p->done}, {"of", &p->of}, {"updates", &p->updates}, {"skipped", &p->skipped},
                  {"micro-batches", &p->forwards}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         ql_status status = get_size(file, sizes[i].name, sizes[i].out, err);
@@ -260,7 +261,7 @@ static ql_status read_progress(progress *p, const ql_tensors *file, const ql_tra
 }
 
 /* state[3][count] from the file; what its checksum says. */
-static ql_status read_state(float *state, const ql_tensors *file, size_t count, ql_error *err)
+static ql_status read_state(float *state, const ql_tensors *file, const progress *p, size_t count, ql_error *err)
 {
     const float *const parts[3] = {state, state + count, state + 2 * count};
     for (int i = 0; i < 3; i++) {
@@ -273,7 +274,7 @@ static ql_status read_state(float *state, const ql_tensors *file, size_t count, 
     }
     char sum[VALUE_BYTES];
     const char *wanted = ql_tensors_metadata(file, "checksum");
-    snprintf(sum, sizeof sum, "%016" PRIx64, hash_state(parts, count));
+    snprintf(sum, sizeof sum, "%016" PRIx64, hash_state(p, parts, count));
     if (!wanted || strcmp(sum, wanted) != 0)
         return ql_fail(err, QL_ERR_FORMAT, "%s: damaged: its numbers have the checksum %s, not %s",
                        ql_tensors_path(file), sum, wanted ? wanted : "(none)");
@@ -287,7 +288,7 @@ static ql_status resume(ql_trainer *t, const ql_tensors *file, record *r, float 
     ql_status status = describe(r, t, err);
     status = status ? status : check_same(file, r, err);
     status = status ? status : read_progress(&p, file, t, err);
-    status = status ? status : read_state(state, file, count, err);
+    status = status ? status : read_state(state, file, &p, count, err);
     if (status)
         return status;
     ql_adapters_set(t->model->adapters, 0, count, state);
