@@ -49,7 +49,7 @@ class Resume(Case):
             going = start(*map(str, words), *(["--resume"] if resumed else []))
             if rng.random() < 0.8:
                 self.wait_for_a_step(going)
-                time.sleep(rng.random() * 0.06)
+                time.sleep(rng.random() * 0.03)
             else:
                 time.sleep(rng.random() * 0.2)
             going.kill()
@@ -70,9 +70,9 @@ class Resume(Case):
 
     def test_interrupted(self):
         """The command that Ctrl-C prints ends with the adapter of a run that was never stopped."""
-        self.assertCode(run(*self.words("straight", "--epochs", 7.3)), 0)
+        self.assertCode(run(*self.words("straight", "--epochs", 15.3)), 0)
         out = "it's stopped"
-        going = start(*map(str, self.words(out, "--epochs", 7.3)))
+        going = start(*map(str, self.words(out, "--epochs", 15.3)))
         self.assertTrue(self.wait_for_a_step(going))
         going.send_signal(signal.SIGINT)
         text, error = going.communicate()
@@ -108,6 +108,7 @@ class Resume(Case):
         folder.mkdir()
         (folder / "checkpoint.safetensors.tmp-4194304-0").write_bytes(b"half")  # no process has this number
         (folder / "adapter_config.json.tmp-1-0").write_bytes(b"somebody's")
+        (folder / ".try-abcdef").write_bytes(b"")
         (folder / "mine.tmp-4194304-0").write_bytes(b"mine")
         self.assertCode(run(*self.words("swept", "--steps", 1)), 0)
         self.assertEqual(set(contents(folder)), ADAPTER | {"adapter_config.json.tmp-1-0", "mine.tmp-4194304-0"})

@@ -66,6 +66,8 @@ void cli_output_sweep(const char *dir)
         if (ours && sscanf(mark, ".tmp-%d-%d%n", &process, &number, &end) == 2 && !mark[end] && process > 0 &&
             kill(process, 0) != 0 && errno == ESRCH)
             unlinkat(dirfd(folder), entry->d_name, 0);
+        if (strlen(entry->d_name) == 11 && strncmp(entry->d_name, ".try-", 5) == 0) /* of cli_output_make */
+            unlinkat(dirfd(folder), entry->d_name, 0);
     }
     if (folder)
         closedir(folder);
