@@ -6,7 +6,7 @@
 
 The world is closed: an animal with a name finds a coloured thing somewhere in a village in some weather, and a friend
 comes along. The base model reads it as prose only. The fine-tuning task answers an opening with six rhymed lines that
-must keep its facts (weather, name, animal, place, colour, thing, friend).
+must keep its facts (weather, name, animal, place, thing, friend).
 """
 import argparse
 import json
@@ -56,18 +56,18 @@ WEATHER = {
 }
 # Each place: its phrase in prose, and the second couplet.
 PLACES = {
-    "mill": ("behind the mill", "Behind the mill, where the wheel goes round,\na {c} {t} lay on the ground."),
-    "bridge": ("under the bridge", "Under the bridge, where the fishes play,\na {c} {t} was hidden away."),
-    "well": ("beside the well", "Beside the well, where the moss is deep,\na {c} {t} was lying asleep."),
-    "barn": ("inside the barn", "Inside the barn, on a bed of hay,\na {c} {t} was waiting all day."),
-    "oak": ("beneath the oak", "Beneath the oak, in a ring of shade,\na {c} {t} was gently laid."),
-    "tower": ("below the tower", "Below the tower, in the tall green grass,\na {c} {t} was shining like glass."),
-    "market": ("across the market", "Across the market, beside a stall,\na {c} {t} leaned on the wall."),
-    "harbour": ("down at the harbour", "Down at the harbour, where boats are tied,\na {c} {t} had come with the tide."),
-    "garden": ("deep in the garden", "Deep in the garden, where roses grow,\na {c} {t} lay hidden below."),
-    "school": ("outside the school", "Outside the school, on the lowest stair,\na {c} {t} was waiting there."),
-    "forge": ("near the forge", "Near the forge, where the hammers ring,\na {c} {t} hung on a string."),
-    "pond": ("along the pond", "Along the pond, where the lilies float,\na {c} {t} lay in a boat."),
+    "mill": ("behind the mill", "Behind the mill, where the wheel goes round,\na lonely {t} lay on the ground."),
+    "bridge": ("under the bridge", "Under the bridge, where the fishes play,\na lonely {t} was hidden away."),
+    "well": ("beside the well", "Beside the well, where the moss is deep,\na lonely {t} was lying asleep."),
+    "barn": ("inside the barn", "Inside the barn, on a bed of hay,\na lonely {t} was waiting all day."),
+    "oak": ("beneath the oak", "Beneath the oak, in a ring of shade,\na lonely {t} was gently laid."),
+    "tower": ("below the tower", "Below the tower, in the tall green grass,\na lonely {t} was shining like glass."),
+    "market": ("across the market", "Across the market, beside a stall,\na lonely {t} leaned on the wall."),
+    "harbour": ("down at the harbour", "Down at the harbour, where boats are tied,\na lonely {t} had come with the tide."),
+    "garden": ("deep in the garden", "Deep in the garden, where roses grow,\na lonely {t} lay hidden below."),
+    "school": ("outside the school", "Outside the school, on the lowest stair,\na lonely {t} was waiting there."),
+    "forge": ("near the forge", "Near the forge, where the hammers ring,\na lonely {t} hung on a string."),
+    "pond": ("along the pond", "Along the pond, where the lilies float,\na lonely {t} lay in a boat."),
 }
 # Each thing: what friends do with it in prose, and the closing couplet.
 THINGS = {
