@@ -12,6 +12,18 @@
 
 static ql_error err;
 
+/* Every part took time, and together they took that of the step. */
+static void check_times(const ql_part_times *times, bool asked, double seconds)
+{
+    double sum = 0;
+    for (int part = 0; part < QL_PARTS; part++) {
+        ck_assert_msg((times->seconds[part] > 0) == asked, "%s: %g s", ql_part_name(part), times->seconds[part]);
+        sum += times->seconds[part];
+    }
+    if (asked)
+        ck_assert_msg(sum >= seconds && sum < seconds * 2 + 1e-3, "parts %g s, step %g s", sum, seconds);
+}
+
 /* A small model, everything on: dropout, shuffling, accumulation, ragged samples, recomputation or not. */
 static double train_some(float *masters, size_t count, size_t threads, bool recompute, bool bf16, ql_arch arch)
 {
@@ -63,8 +75,12 @@ static double train_some(float *masters, size_t count, size_t threads, bool reco
     ck_assert_uint_eq(ql_trainer_steps(trainer), 4);
     for (int i = 0; i < 4; i++) {
         ql_step_report report;
+        ql_part_times times = {.since = 0};
+        ql_workers_time(workers, i < 2 ? &times : NULL);
         ck_assert_ok(ql_trainer_step(trainer, &report, &err), &err);
+        ql_workers_time(workers, NULL);
         ck_assert(isfinite(report.loss) && report.grad_norm > 0);
+        check_times(&times, i < 2, report.seconds);
         loss = report.loss;
     }
     memcpy(masters, model->adapters->master, count * sizeof *masters);

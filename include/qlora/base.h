@@ -54,6 +54,30 @@ QL_API ql_status ql_workers_create(ql_workers **out, size_t threads, ql_error *e
 /* The caller's own threads: run(self, ...) is used for all parallel work. */
 QL_API ql_status ql_workers_adopt(ql_workers **out, size_t threads, ql_parallel_for *run, void *self, ql_error *err);
 
+/* Where the time of a training step goes. */
+typedef enum ql_part {
+    QL_PART_OTHER,     /* norms, rotation, activation functions, sums, embedding */
+    QL_PART_FORWARD,   /* products with the base's linear layers, recomputed ones included */
+    QL_PART_BACKWARD,  /* the transposed ones */
+    QL_PART_ATTENTION, /* both ways */
+    QL_PART_ADAPTERS,  /* LoRA's own products, both ways */
+    QL_PART_LOSS,      /* LM head and cross-entropy, both ways */
+    QL_PART_OPTIMIZER, /* zeroing gradients, their norm, AdamW, checking adapters */
+    QL_PARTS
+} ql_part;
+QL_API const char *ql_part_name(ql_part part); /* "other", "matmul forward", ... */
+
+/* Seconds of the caller's clock by part. Exactly one part runs at any time, so they add up to the whole. */
+typedef struct ql_part_times {
+    double seconds[QL_PARTS];
+    ql_part now;
+    double since;
+} ql_part_times;
+
+/* From now on what these workers are used for is added to *times, which the caller zeroed and keeps; NULL: no longer,
+ * and what ran last is added. Without times an operation pays one comparison for it. */
+QL_API void ql_workers_time(ql_workers *workers, ql_part_times *times);
+
 /* Scratch bytes that an operation needs: once for all threads, and once for each. */
 typedef struct ql_scratch {
     size_t shared, worker;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/arena.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 enum { MAX_THREADS = 1024 };
@@ -16,6 +17,7 @@ struct ql_workers {
     void *self;
     ql_scratch size;
     char *memory; /* shared part, then one part a worker */
+    ql_part_times *times; /* NULL: nobody asks */
 };
 
 static size_t usable_cpus(void)
@@ -106,6 +108,34 @@ void ql_parallel(ql_workers *workers, size_t count, ql_task *task, void *ctx)
     }
     for (size_t i = 0; i < count; i++)
         task(ctx, i, 0);
+}
+
+const char *ql_part_name(ql_part part)
+{
+    static const char *const names[QL_PARTS] = {"other",    "matmul forward", "matmul backward", "attention",
+                                                "adapters", "loss and head",  "optimizer"};
+    return names[part];
+}
+
+void ql_mark(ql_workers *workers, ql_part part)
+{
+    if (!workers || !workers->times)
+        return;
+    ql_part_times *times = workers->times;
+    double now = ql_seconds();
+    times->seconds[times->now] += now - times->since;
+    times->now = part;
+    times->since = now;
+}
+
+void ql_workers_time(ql_workers *workers, ql_part_times *times)
+{
+    ql_mark(workers, QL_PART_OTHER);
+    workers->times = times;
+    if (times) {
+        times->now = QL_PART_OTHER;
+        times->since = ql_seconds();
+    }
 }
 
 bool ql_scratch_fits(const ql_workers *workers, ql_scratch need)

@@ -7,6 +7,9 @@
 /* Runs task(ctx, i, worker) for i in [0, count). A NULL `workers` runs it on this thread. */
 void ql_parallel(ql_workers *workers, size_t count, ql_task *task, void *ctx);
 
+/* From now on the time is that of `part`: for the thread that drives the work, not inside of tasks. */
+void ql_mark(ql_workers *workers, ql_part part);
+
 /* Scratch memory, aligned to a cache line, at least as large as what was reserved. */
 void *ql_shared_scratch(ql_workers *workers);
 void *ql_worker_scratch(ql_workers *workers, size_t worker);

@@ -132,6 +132,7 @@ void ql_linear_forward(const ql_linear *layer, size_t m, const float *x, size_t 
     if (!a)
         return;
     assert(a->k == ql_weight_cols(layer->base) && a->n == ql_weight_rows(layer->base));
+    ql_mark(workers, QL_PART_ADAPTERS);
     project(a, m, x, ldx, h, active(dropout), work + m * a->r, workers);
     scale(a, m, h, workers);
     ql_matmul(a->view_b, m, h, a->r, y, ldy, true, workers);
@@ -165,6 +166,7 @@ void ql_linear_backward(const ql_linear *layer, size_t m, const float *x, size_t
     const ql_adapter *a = layer->adapter;
     if (!a || (!dx && !a->grad_a))
         return;
+    ql_mark(workers, QL_PART_ADAPTERS);
     float *dh = work; /* [m][r] */
     ql_matmul_t(a->view_b, m, dy, lddy, dh, a->r, false, workers);
     scale(a, m, dh, workers);

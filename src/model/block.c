@@ -18,9 +18,11 @@ static void linear(const ql_block_call *call, ql_module module, const float *x, 
 {
     const ql_model_config *c = &call->model->config;
     ql_dropout own;
+    ql_mark(call->workers, QL_PART_FORWARD);
     ql_linear_forward(&call->model->blocks[call->index].linear[module], call->m, x, ql_module_inputs(c, module), y,
                       ql_module_outputs(c, module), saved->h[module], dropout_of(call, module, &own), call->pass->work,
                       call->workers);
+    ql_mark(call->workers, QL_PART_OTHER);
 }
 
 static void linear_backward(const ql_block_call *call, ql_module module, const float *x, const float *dy,
@@ -28,9 +30,11 @@ static void linear_backward(const ql_block_call *call, ql_module module, const f
 {
     const ql_model_config *c = &call->model->config;
     ql_dropout own;
+    ql_mark(call->workers, QL_PART_BACKWARD);
     ql_linear_backward(&call->model->blocks[call->index].linear[module], call->m, x, ql_module_inputs(c, module), dy,
                        ql_module_outputs(c, module), saved->h[module], dx, ql_module_inputs(c, module), add,
                        dropout_of(call, module, &own), call->pass->work, call->workers);
+    ql_mark(call->workers, QL_PART_OTHER);
 }
 
 /* ---- elementwise sums, a row at a time ---- */
@@ -140,7 +144,9 @@ void ql_block_forward(const ql_block_call *call, const ql_attention *attention, 
 {
     size_t q = attention->heads * attention->head_dim, kv = attention->kv_heads * attention->head_dim;
     ql_block_qkv(call, saved);
+    ql_mark(call->workers, QL_PART_ATTENTION);
     ql_attention_forward(attention, saved->q, q, saved->k, saved->v, kv, saved->att, q, saved->lse, call->workers);
+    ql_mark(call->workers, QL_PART_OTHER);
     ql_block_tail(call, saved, out);
 }
 
@@ -185,7 +191,9 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
         .lddq = q,
         .lddkv = kv,
     };
+    ql_mark(call->workers, QL_PART_ATTENTION);
     ql_attention_backward(attention, &grads, call->workers);
+    ql_mark(call->workers, QL_PART_OTHER);
     turn_heads_back(call, block->q_norm, c->heads, saved->q_raw, saved->rstd_q, dq);
     turn_heads_back(call, block->k_norm, c->kv_heads, saved->k_raw, saved->rstd_k, pass->dk);
     block_norm(call, block->input_norm, saved->x);

@@ -192,7 +192,9 @@ ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, co
         .lddx = d,
         .token_loss = token_loss,
     };
+    ql_mark(workers, QL_PART_LOSS);
     *loss = ql_loss_run(&job, pass->loss_buffer, workers);
+    ql_mark(workers, QL_PART_OTHER);
     if (loss->first_bad < batch->tokens)
         return ql_fail(err, QL_ERR_VALUE, "the logits of token %zu of the batch (id %d) are not finite",
                        loss->first_bad, (int)batch->ids[loss->first_bad]);

@@ -1,9 +1,9 @@
 #include <math.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "qlora/train.h"
 #include "train/batch.h"
-#include "train/clock.h"
 
 static ql_status run(ql_eval_report *report, ql_pass *pass, ql_batcher *batcher, size_t batch_size, ql_workers *workers,
                      ql_error *err)

@@ -2,8 +2,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/error.h"
-#include "train/clock.h"
+#include "base/workers.h"
 #include "train/health.h"
 
 ql_train_options ql_train_options_defaults(void)
@@ -162,7 +163,9 @@ static ql_status accumulate(ql_trainer *t, slice s, ql_step_report *report, ql_e
     size_t batch_size = t->options.batch_size;
     double sum = 0;
     report->learned = ql_batcher_learned(&t->batcher, t->order, s.first, s.count);
+    ql_mark(t->workers, QL_PART_OPTIMIZER);
     ql_adapters_zero_grad(t->model->adapters);
+    ql_mark(t->workers, QL_PART_OTHER);
     for (size_t i = 0; i < micro_batches(t, s); i++) {
         size_t at = i * batch_size, count = s.count - at < batch_size ? s.count - at : batch_size;
         ql_batch batch = ql_batcher_fill(&t->batcher, t->order, s.first + at, count);
@@ -192,6 +195,7 @@ static ql_status compute(ql_trainer *t, slice s, ql_step_report *report, ql_erro
     ql_status status = accumulate(t, s, report, err);
     if (status)
         return status;
+    ql_mark(t->workers, QL_PART_OPTIMIZER);
     if (ql_grad_norm(&report->grad_norm, t->model->adapters, t->workers, err))
         return ql_health_gradients(t, s.first, s.count, report->grad_norm, err);
     return QL_OK;
@@ -227,6 +231,7 @@ ql_status ql_trainer_step(ql_trainer *t, ql_step_report *report, ql_error *err)
         ql_adamw_step(&t->optimizer, t->model->adapters, report->lr, clip, t->workers);
         status = ql_health_adapters(t, err);
     }
+    ql_mark(t->workers, QL_PART_OTHER);
     if (status || report->skipped)
         ql_fail_in(err, status ? status : QL_ERR_VALUE, "step %zu", t->done + 1);
     if (status)

@@ -1,6 +1,6 @@
-/* Wall time for throughput figures. */
-#ifndef QL_SRC_TRAIN_CLOCK_H
-#define QL_SRC_TRAIN_CLOCK_H
+/* Wall time, for figures only: no result depends on it. */
+#ifndef QL_SRC_BASE_CLOCK_H
+#define QL_SRC_BASE_CLOCK_H
 
 #include <time.h>
 
