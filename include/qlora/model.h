@@ -68,7 +68,7 @@ QL_API ql_status ql_model_default_format(ql_format *out, const char *path, ql_er
 QL_API ql_status ql_model_random(ql_model **out, const ql_model_config *config, ql_format format, uint64_t seed,
                                  ql_workers *workers, ql_error *err);
 
-/* Lets the products with quantized weights round their inputs to bf16 where this processor is faster that way
+/* Lets the products with the blocks' weights and the LM head round their inputs to bf16 where this processor is faster that way
  * (ql_weight_allow_bf16). Off at first. Call it before a trainer, an evaluation or a generator is made. */
 QL_API void ql_model_allow_bf16(ql_model *model, bool allow);
 

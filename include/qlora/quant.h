@@ -127,9 +127,9 @@ QL_API ql_format ql_weight_format(const ql_weight *w);
 QL_API size_t ql_weight_bytes(const ql_weight *w); /* bytes it owns, codes and scales */
 QL_API const char *ql_weight_kernel(const ql_weight *w); /* the kernel that multiplies it */
 
-/* Lets products with a quantized weight round x and W to bf16, with fp32 sums, where this processor is
- * faster that way: each term may then be off by 2^-7 of itself. Off at first; dense weights stay as they
- * are. Not while other threads use w. */
+/* Lets products round x and W to bf16, with fp32 sums, where this processor is faster that way: each term
+ * may then be off by 2^-7 of itself. Off at first; weights stored in F32 stay as they are. Not while other
+ * threads use w. */
 QL_API void ql_weight_allow_bf16(ql_weight *w, bool allow);
 
 QL_API void ql_weight_destroy(ql_weight *w);       /* NULL is fine */

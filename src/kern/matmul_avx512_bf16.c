@@ -1,5 +1,5 @@
-/* AVX-512 with vdpbf16ps: x and decoded weights rounded to bf16, sums in fp32. For quantized weights
- * only: what is stored in fp32 or 16 bits is multiplied as it is. */
+/* AVX-512 with vdpbf16ps: x and decoded weights rounded to bf16, sums in fp32. Weights stored in fp32 are
+ * multiplied as they are. */
 #include "base/cpu.h"
 #include "kern/blocked.h"
 #include "kern/decode.h"
@@ -42,7 +42,7 @@ static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size
     _Alignas(64) float part[PART * WIDTH];
     for (size_t at = 0; at < depth; at += PART) {
         size_t count = depth - at < PART ? depth - at : PART;
-        if (!ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
+        if (!ql_is_dense(p->w) && !ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
             ql_blocked_fill(p, WIDTH, col, cols, from + at, count, part);
         else if (p->transposed)
             ql_fill_backward_avx512(p->w, col, cols, from + at, count, part);
@@ -92,7 +92,7 @@ static bool pays(void)
 
 static bool accepts(const ql_wview *w)
 {
-    return !ql_is_dense(w);
+    return w->format.code != QL_CODE_F32; /* an LM head in 16 bits is a quarter of a small model's work */
 }
 
 static ql_plan plan(const ql_product *p, size_t threads)
