@@ -1,4 +1,4 @@
-/* qlora-bench-ops: what a transformer block does besides its linear layers, at the shapes of named models, in
+/* qlora-bench ops: what a transformer block does besides its linear layers, at the shapes of named models, in
  * processor time of one thread. Attention stands beside the fused multiply-add rate of the same run. */
 #define _GNU_SOURCE
 #include <math.h>
@@ -10,6 +10,7 @@
 #include "base/arena.h"
 #include "base/cpu.h"
 #include "base/workers.h"
+#include "commands.h"
 #include "model/ops.h"
 #include "roof.h"
 
@@ -203,12 +204,21 @@ static void measure(const operation *op, const arrays *x)
     printf("\n");
 }
 
-/* Arguments: numbers of tokens (512 and 2048 when there are none), and words that operations must contain. */
-int main(int argc, char **argv)
+static const char help[] =
+    "usage: qlora-bench ops [TOKENS ...] [WORDS]\n"
+    "\n"
+    "Times the operations whose names contain the words (all of them without any), for these numbers of tokens\n"
+    "(512 and 2048 without any). Example: qlora-bench ops 512 attention\n";
+
+int bench_ops(int argc, char **argv)
 {
     const char *only = "";
     size_t tokens[16] = {512, 2048}, count = 0;
     for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            fputs(help, stdout);
+            return 0;
+        }
         if (atoi(argv[i]) > 0 && count < 16)
             tokens[count++] = (size_t)atoi(argv[i]);
         else
@@ -220,7 +230,7 @@ int main(int argc, char **argv)
         for (size_t j = 0; j < count; j++) {
             arrays x;
             if (!make(&x, &models[i], tokens[j])) {
-                fprintf(stderr, "qlora-bench-ops: out of memory\n");
+                fprintf(stderr, "qlora-bench: out of memory\n");
                 return 1;
             }
             for (size_t k = 0; k < sizeof operations / sizeof *operations; k++)
