@@ -10,7 +10,8 @@ missing_packages() {
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done
     printf '#include <stdio.h>\n' | gcc -E - >/dev/null 2>&1 || echo libc6-dev
-    for pair in openblas:libopenblas-dev jansson:libjansson-dev libpcre2-8:libpcre2-dev libutf8proc:libutf8proc-dev "$@"; do
+    for pair in openblas:libopenblas-dev jansson:libjansson-dev libpcre2-8:libpcre2-dev libutf8proc:libutf8proc-dev \
+                yaml-0.1:libyaml-dev "$@"; do
         pkg-config --exists "${pair%%:*}" 2>/dev/null || echo "${pair#*:}"
     done
 }

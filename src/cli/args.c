@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/settings.h"
+
 enum { MAX_NAME = 40 };
 
 int cli_wrong(const cli_command *command, const char *format, ...)
@@ -31,7 +33,7 @@ const cli_option *cli_option_at(const cli_command *command, size_t index)
     return NULL;
 }
 
-static const char *option_name(const void *ctx, size_t index)
+const char *cli_option_name(const void *ctx, size_t index)
 {
     const cli_option *option = cli_option_at(ctx, index);
     return option ? option->name : NULL;
@@ -76,17 +78,27 @@ const char *cli_nearest(const char *typed, const char *(*next)(const void *ctx, 
     return least <= 1 + length / 3 ? best : NULL;
 }
 
+const char *cli_next_choice(const char **words, size_t *length)
+{
+    const char *word = *words;
+    *length = strcspn(word, "|");
+    *words = word + *length + (word[*length] == '|');
+    return *length ? word : NULL;
+}
+
 static bool one_of(const char *words, const char *text)
 {
-    size_t length = strlen(text);
-    for (;; words++) {
-        size_t word = strcspn(words, "|");
-        if (word == length && memcmp(words, text, word) == 0)
+    const char *word;
+    size_t length;
+    while ((word = cli_next_choice(&words, &length)) != NULL)
+        if (strlen(text) == length && memcmp(word, text, length) == 0)
             return true;
-        words += word;
-        if (!*words)
-            return false;
-    }
+    return false;
+}
+
+bool cli_on_by_default(const cli_option *option)
+{
+    return option->kind == CLI_FLAG && option->fallback && strcmp(option->fallback, "yes") == 0;
 }
 
 /* Reads a number of the option's kind; 0 when `text` is none or is out of range. */
@@ -132,41 +144,59 @@ static bool read_bytes(const char *text, size_t *field)
     return true;
 }
 
-/* Stores a value; returns CLI_OK, or complains. */
-static int store(const cli_command *command, const cli_option *option, const char *text, void *values)
+void cli_expects(const cli_option *option, char what[CLI_WHY])
+{
+    switch (option->kind) {
+    case CLI_FLAG:
+        snprintf(what, CLI_WHY, "must be true or false");
+        break;
+    case CLI_SIZE:
+    case CLI_REAL:
+        snprintf(what, CLI_WHY, "must be a %snumber, %.15g to %.15g", option->kind == CLI_SIZE ? "whole " : "",
+                 option->min, option->max);
+        break;
+    case CLI_BYTES:
+        snprintf(what, CLI_WHY, "must be bytes, such as 900M, 2G or 1.5Gi");
+        break;
+    case CLI_CHOICE:
+        snprintf(what, CLI_WHY, "must be one of %s", option->metavar);
+        break;
+    case CLI_TEXT:
+    case CLI_NAMES:
+        snprintf(what, CLI_WHY, "must be a text");
+        break;
+    case CLI_LIST:
+        snprintf(what, CLI_WHY, "given more than %zu times", sizeof(((cli_list *)0)->items) / sizeof(char *));
+        break;
+    }
+}
+
+bool cli_store(const cli_option *option, const char *text, void *values)
 {
     void *field = (char *)values + option->offset;
     switch (option->kind) {
     case CLI_FLAG:
         *(bool *)field = strcmp(text, "yes") == 0;
-        return CLI_OK;
+        return true;
     case CLI_SIZE:
     case CLI_REAL:
-        if (read_number(option, text, field))
-            return CLI_OK;
-        return cli_wrong(command, "--%s %s: must be a %snumber, %.15g to %.15g", option->name, text,
-                         option->kind == CLI_SIZE ? "whole " : "", option->min, option->max);
+        return read_number(option, text, field);
     case CLI_BYTES:
-        if (read_bytes(text, field))
-            return CLI_OK;
-        return cli_wrong(command, "--%s %s: must be bytes, such as 900M, 2G or 1.5Gi", option->name, text);
+        return read_bytes(text, field);
     case CLI_CHOICE:
-        if (!one_of(option->metavar, text))
-            return cli_wrong(command, "--%s %s: must be one of %s", option->name, text, option->metavar);
-        *(const char **)field = text;
-        return CLI_OK;
     case CLI_TEXT:
+    case CLI_NAMES:
         *(const char **)field = text;
-        return CLI_OK;
+        return option->kind != CLI_CHOICE || one_of(option->metavar, text);
     case CLI_LIST: {
         cli_list *list = field;
         if (list->count == sizeof list->items / sizeof *list->items)
-            return cli_wrong(command, "--%s: given more than %zu times", option->name, list->count);
+            return false;
         list->items[list->count++] = text;
-        return CLI_OK;
+        return true;
     }
     }
-    return CLI_OK;
+    return false;
 }
 
 /* The option with that name, or NULL; *off for the --no- form of a flag. */
@@ -190,17 +220,27 @@ static int unknown(const cli_command *command, const char *name, size_t length)
 {
     char typed[MAX_NAME + 2];
     snprintf(typed, sizeof typed, "%.*s", length > MAX_NAME ? MAX_NAME + 1 : (int)length, name);
-    const char *near = cli_nearest(typed, option_name, command);
+    const char *near = cli_nearest(typed, cli_option_name, command);
     if (near)
         return cli_wrong(command, "unknown option --%s; did you mean --%s?", typed, near);
     return cli_wrong(command, "unknown option --%s", typed);
 }
 
-/* Takes the option at *argv, and its value where it needs one; returns the status, *used the words. */
-static int take(cli_args *args, void *values, int argc, char **argv, int *used)
+static int keep(cli_args *args, void *values, const cli_option *option, size_t index, const char *value)
+{
+    char what[CLI_WHY];
+    args->given[index] = value;
+    if (cli_store(option, value, values))
+        return CLI_OK;
+    cli_expects(option, what);
+    return cli_wrong(args->command, "--%s %s: %s", option->name, value, what);
+}
+
+/* Takes the option at `name`, behind its dashes, and its value, from the next word where it needs one; returns the
+ * status, *used the words. */
+static int take(cli_args *args, void *values, const char *name, const char *next, int *used)
 {
     const cli_command *command = args->command;
-    const char *name = argv[0] + 2;
     size_t length = strcspn(name, "="), index;
     const char *value = name[length] ? name + length + 1 : NULL;
     bool off;
@@ -209,20 +249,33 @@ static int take(cli_args *args, void *values, int argc, char **argv, int *used)
         return unknown(command, name, length);
     if (args->given[index] && option->kind != CLI_LIST)
         return cli_wrong(command, "--%s is given twice", option->name);
-    *used = 1;
     if (option->kind == CLI_FLAG) {
         if (value)
             return cli_wrong(command, "--%s takes no value; --no-%s turns it off", option->name, option->name);
         value = off ? "no" : "yes";
     } else if (!value) {
-        if (argc < 2 || strncmp(argv[1], "--", 2) == 0)
+        if (!next || strncmp(next, "--", 2) == 0)
             return cli_wrong(command, "--%s needs a value: --%s %s%s", option->name, option->name, option->metavar,
-                             argc < 2 ? "" : " (write --name=value when it begins with --)");
-        value = argv[1];
+                             next ? " (write --name=value when it begins with --)" : "");
+        value = next;
         *used = 2;
     }
-    args->given[index] = value;
-    return store(command, option, value, values);
+    return keep(args, values, option, index, value);
+}
+
+/* A word without dashes: the value of the command's operand. */
+static int take_operand(cli_args *args, void *values, const char *word)
+{
+    const cli_command *command = args->command;
+    size_t index;
+    bool off;
+    if (!command->operand || (word[0] == '-' && word[1]))
+        return cli_wrong(command, "unexpected argument '%s'", word);
+    const cli_option *option = find(command, command->operand, strlen(command->operand), &index, &off);
+    if (args->given[index] && option->kind != CLI_LIST)
+        return cli_wrong(command, "unexpected argument '%s': %s is given already (%s)", word, option->metavar,
+                         args->given[index]);
+    return keep(args, values, option, index, word);
 }
 
 bool cli_required(const cli_command *command, const cli_option *option)
@@ -230,21 +283,39 @@ bool cli_required(const cli_command *command, const cli_option *option)
     return option->required && (!command->sketch || strcmp(option->name, "model") == 0);
 }
 
+/* The long name of a short option. */
+static const char *long_form(const char *word)
+{
+    return strcmp(word, "-o") == 0 ? "--output" : word;
+}
+
 static int take_all(cli_args *args, void *values, int argc, char **argv)
 {
     for (int i = 0; i < argc;) {
-        int used = 0;
-        if (strncmp(argv[i], "--", 2) != 0 || !argv[i][2])
-            return cli_wrong(args->command, "unexpected argument '%s'", argv[i]);
-        int status = take(args, values, argc - i, argv + i, &used);
+        int used = 1, status;
+        const char *word = long_form(argv[i]);
+        if (strncmp(word, "--", 2) == 0 && word[2])
+            status = take(args, values, word + 2, argc - i - 1 ? argv[i + 1] : NULL, &used);
+        else
+            status = take_operand(args, values, word);
         if (status != CLI_OK)
             return status;
         i += used;
     }
+    return CLI_OK;
+}
+
+static int check_required(const cli_args *args)
+{
     const cli_option *option;
-    for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++)
-        if (cli_required(args->command, option) && !args->given[i])
-            return cli_wrong(args->command, "--%s %s is missing", option->name, option->metavar);
+    const char *operand = args->command->operand;
+    for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++) {
+        if (args->given[i] || !cli_required(args->command, option))
+            continue;
+        if (operand && strcmp(operand, option->name) == 0)
+            return cli_wrong(args->command, "%s is missing: %s", option->metavar, option->help);
+        return cli_wrong(args->command, "--%s %s is missing", option->name, option->metavar);
+    }
     return CLI_OK;
 }
 
@@ -255,6 +326,14 @@ bool cli_given(const cli_args *args, const char *name)
     return find(args->command, name, strlen(name), &index, &off) && args->given[index];
 }
 
+static bool asks_for_help(int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || (i == 0 && strcmp(argv[i], "-h") == 0))
+            return true;
+    return false;
+}
+
 bool cli_parse(cli_args *args, const cli_command *command, int argc, char **argv, void *values, int *status)
 {
     const cli_option *option;
@@ -262,13 +341,22 @@ bool cli_parse(cli_args *args, const cli_command *command, int argc, char **argv
     memset(values, 0, command->values);
     for (size_t i = 0; (option = cli_option_at(command, i)) != NULL; i++)
         if (option->fallback)
-            store(command, option, option->fallback, values);
-    for (int i = 0; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || (i == 0 && strcmp(argv[i], "-h") == 0)) {
-            cli_help(command);
-            *status = CLI_OK;
-            return false;
-        }
+            cli_store(option, option->fallback, values);
+    if (asks_for_help(argc, argv)) {
+        cli_help(command);
+        *status = CLI_OK;
+        return false;
+    }
     *status = take_all(args, values, argc, argv);
+    if (*status == CLI_OK)
+        *status = cli_settings_apply(args, values);
+    if (*status == CLI_OK)
+        *status = check_required(args);
     return *status == CLI_OK;
+}
+
+void cli_args_free(cli_args *args)
+{
+    cli_settings_close(args->settings);
+    args->settings = NULL;
 }

@@ -1,4 +1,4 @@
-/* The commands that main.c lists. */
+/* The commands that commands.c lists. */
 #ifndef QL_SRC_CLI_COMMANDS_H
 #define QL_SRC_CLI_COMMANDS_H
 

@@ -13,6 +13,9 @@
 #define REPORTS "Running and reporting"
 
 static const cli_option file_options[] = {
+    {"config", CLI_TEXT, FIELD(config), "FILE", NULL, 0, 0, false, FILES,
+     "options from a YAML file, such as the run.yaml of another run: 'rank: 8' for --rank 8, 'recompute: true'; the "
+     "command line goes first"},
     {"data", CLI_TEXT, FIELD(data), "FILE", NULL, 0, 0, true, FILES,
      "plain text (.txt), or JSON lines with \"text\", \"prompt\" and \"completion\", or \"messages\""},
     {"output", CLI_TEXT, FIELD(output), "DIR", NULL, 0, 0, true, FILES,
@@ -34,7 +37,7 @@ static const cli_option train_options[] = {
     {"alpha", CLI_REAL, FIELD(alpha), "X", "16", 0, 65536, false, ADAPTER, "the adapter is scaled by alpha / rank"},
     {"rslora", CLI_FLAG, FIELD(rslora), NULL, "no", 0, 0, false, ADAPTER, "scale by alpha / sqrt(rank) instead"},
     {"dropout", CLI_REAL, FIELD(dropout), "P", "0", 0, 0.95, false, ADAPTER, "dropout of the adapters' input"},
-    {"target-modules", CLI_TEXT, FIELD(target_modules), "NAMES", "all-linear", 0, 0, false, ADAPTER,
+    {"target-modules", CLI_NAMES, FIELD(target_modules), "NAMES", "all-linear", 0, 0, false, ADAPTER,
      "layers that get adapters: all-linear, or names such as q_proj,v_proj"},
     {"epochs", CLI_REAL, FIELD(epochs), "X", "1", 0.001, 1e6, false, TRAINING, "passes over the data"},
     {"steps", CLI_SIZE, FIELD(steps), "N", "0", 0, 1e9, false, TRAINING, "optimizer steps; 0: as --epochs says"},

@@ -8,7 +8,7 @@
 
 typedef struct finetune_values {
     cli_common common;
-    const char *data, *output, *valid, *log;
+    const char *config, *data, *output, *valid, *log;
     double val_fraction;
     size_t rank;
     double alpha, dropout;

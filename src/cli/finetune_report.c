@@ -186,7 +186,7 @@ void finetune_say_how_to_go_on(const finetune *f)
     fprintf(stderr, "Stopped after step %zu of %zu; the adapter is in %s. To go on:\n  qlora finetune",
             ql_trainer_done(f->trainer), ql_trainer_steps(f->trainer), f->v->output);
     for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++) {
-        if (!args->given[i] || strcmp(option->name, "resume") == 0)
+        if (!args->given[i] || args->from_file[i] || strcmp(option->name, "resume") == 0)
             continue;
         bool flag = option->kind == CLI_FLAG;
         fprintf(stderr, " --%s%s%s", flag && strcmp(args->given[i], "no") == 0 ? "no-" : "", option->name,

@@ -1,4 +1,4 @@
-/* qlora: the command. A new subcommand is one row in the table below and one file. */
+/* qlora: the command. Its subcommands are the rows of commands.c. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
@@ -7,23 +7,26 @@
 #include <unistd.h>
 
 #include "cli/args.h"
-#include "cli/commands.h"
-
-static const cli_command *const commands[] = {&cli_finetune, &cli_plan,  &cli_eval,
-                                              &cli_generate, &cli_merge, &cli_export};
-enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static const char *command_name(const void *ctx, size_t index)
 {
     (void)ctx;
-    return index < COMMANDS ? commands[index]->name : NULL;
+    return cli_commands[index] ? cli_commands[index]->name : NULL;
+}
+
+static const cli_command *find(const char *name)
+{
+    for (size_t i = 0; cli_commands[i]; i++)
+        if (strcmp(name, cli_commands[i]->name) == 0)
+            return cli_commands[i];
+    return NULL;
 }
 
 static void help(FILE *out)
 {
     fprintf(out, "Usage: qlora COMMAND [options]\n\nQLoRA fine-tuning of language models on the CPU.\n\nCommands:\n");
-    for (size_t i = 0; i < COMMANDS; i++)
-        fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
+    for (size_t i = 0; cli_commands[i]; i++)
+        fprintf(out, "  %-12s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
     fprintf(out, "\n'qlora COMMAND --help' shows a command's options and examples; 'qlora --version' the version.\n"
                  "\nExit status: 0 done, 1 failed, 2 wrong usage.\n");
 }
@@ -50,6 +53,7 @@ static int run(const cli_command *command, int argc, char **argv)
     }
     if (cli_parse(&args, command, argc, argv, values, &status))
         status = command->run(&args);
+    cli_args_free(&args);
     free(values);
     return status;
 }
@@ -66,6 +70,32 @@ static void wait_briefly(char **argv)
     execv("/proc/self/exe", argv); /* where that fails all works, slower beside others */
 }
 
+static bool is_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+}
+
+/* argv[0] is the command's name; "help finetune" is "finetune --help". */
+static int dispatch(int argc, char **argv)
+{
+    const cli_command *command = find(argv[0]);
+    if (command)
+        return run(command, argc - 1, argv + 1);
+    if (is_help(argv[0]) && argc == 1) {
+        help(stdout);
+    } else if (is_help(argv[0])) {
+        command = find(argv[1]);
+        if (!command)
+            return unknown(argv[1]);
+        cli_help(command);
+    } else if (strcmp(argv[0], "--version") == 0) {
+        printf("qlora %s\n", QLORA_VERSION);
+    } else {
+        return unknown(argv[0]);
+    }
+    return CLI_OK;
+}
+
 int main(int argc, char **argv)
 {
     int status = CLI_OK;
@@ -76,18 +106,7 @@ int main(int argc, char **argv)
         help(stderr);
         return CLI_USAGE;
     }
-    const cli_command *command = NULL;
-    for (size_t i = 0; i < COMMANDS; i++)
-        if (strcmp(argv[1], commands[i]->name) == 0)
-            command = commands[i];
-    if (command)
-        status = run(command, argc - 2, argv + 2);
-    else if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
-        help(stdout);
-    else if (strcmp(argv[1], "--version") == 0)
-        printf("qlora %s\n", QLORA_VERSION);
-    else
-        status = unknown(argv[1]);
+    status = dispatch(argc - 1, argv + 1);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "qlora: error: cannot write to standard output\n");
         return status ? status : CLI_FAILED;
