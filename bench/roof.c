@@ -33,6 +33,7 @@ static const roof *const roofs[] = {
     &roof_avx2,
     &roof_avx512,
     &roof_avx512_bf16,
+    &roof_amx,
 #endif
 };
 

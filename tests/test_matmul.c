@@ -5,6 +5,7 @@
 
 #include "base/cpu.h"
 #include "base/workers.h"
+#include "kern/kernels.h"
 #include "matmul_case.h"
 #include "quant/matmul.h"
 #include "support.h"
@@ -93,6 +94,16 @@ static void check_result(const ql_matmul_kernel *kernel, const run *r, const wei
     }
 }
 
+/* The list, and after it what only tests run. */
+static const ql_matmul_kernel *kernel_at(int index)
+{
+#ifdef __x86_64__
+    if (index == (int)ql_matmul_kernel_count)
+        return &ql_matmul_amx_emulated;
+#endif
+    return ql_matmul_kernels[index];
+}
+
 static bool runnable(const ql_matmul_kernel *kernel)
 {
     return (kernel->cpu & ~ql_cpu_features()) == 0;
@@ -114,7 +125,7 @@ static void check_weight(const ql_matmul_kernel *kernel, ql_format format, shape
 
 START_TEST(kernel_is_right)
 {
-    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    const ql_matmul_kernel *kernel = kernel_at(_i);
     if (!runnable(kernel)) {
         printf("skipped: kernel %s needs another processor\n", kernel->name);
         return;
@@ -132,7 +143,7 @@ END_TEST
 /* More than one rectangle each way, more than one panel, ragged everywhere. */
 START_TEST(kernel_is_right_in_several_tiles)
 {
-    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    const ql_matmul_kernel *kernel = kernel_at(_i);
     static const ql_format formats[] = {{QL_CODE_NF4, QL_SCALE_DQ, 64, false}, {QL_CODE_INT8, QL_SCALE_DQ, 64, false}};
     ql_rng rng = {.seed = 8, .stream = (uint64_t)_i};
     for (int f = 0; f < 2 && runnable(kernel); f++) {
@@ -144,7 +155,7 @@ END_TEST
 
 START_TEST(threads_do_not_change_a_bit)
 {
-    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    const ql_matmul_kernel *kernel = kernel_at(_i);
     if (!runnable(kernel))
         return;
     static const size_t tokens[] = {1, 4, 100, 300};
@@ -173,7 +184,7 @@ END_TEST
 /* Scratch is reserved once, for the most tokens. */
 START_TEST(scratch_is_enough_for_fewer_tokens)
 {
-    const ql_matmul_kernel *kernel = ql_matmul_kernels[_i];
+    const ql_matmul_kernel *kernel = kernel_at(_i);
     ql_format format;
     ql_rng rng = {.seed = 11};
     for (size_t f = 0; case_format(f, &format); f++) {
@@ -214,6 +225,9 @@ int main(void)
 {
     TCase *tcase = tcase_create("matmul");
     int kernels = (int)ql_matmul_kernel_count;
+#ifdef __x86_64__
+    kernels++;
+#endif
     tcase_set_timeout(tcase, 300);
     tcase_add_loop_test(tcase, kernel_is_right, 0, kernels);
     tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);

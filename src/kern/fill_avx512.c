@@ -32,8 +32,7 @@ static inline turned turn(const char *const rows[LANES], size_t at, __mmask16 by
                      _mm512_unpackhi_epi64(b, d)}};
 }
 
-/* The scales of 16 rows: out[g][16] for groups [first, first + count) of each. */
-static void turn_scales(const ql_wview *w, const size_t rows[LANES], size_t first, size_t count, float *out)
+void ql_scales_avx512(const ql_wview *w, const size_t rows[LANES], size_t first, size_t count, float *out)
 {
     size_t groups = ql_row_groups(w), starts[LANES];
     for (size_t r = 0; r < LANES; r++)
@@ -147,7 +146,7 @@ static void forward_coded(const ql_wview *w, const char *const rows[LANES], cons
 {
     float scales[QL_MOST_GROUPS * LANES];
     size_t group = w->format.group, first = from / group, last = (from + depth - 1) / group;
-    turn_scales(w, index, first, last - first + 1, scales);
+    ql_scales_avx512(w, index, first, last - first + 1, scales);
     __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
     for (size_t at = 0; at < depth; at += QL_BLOCK) {
         size_t g0 = (from + at) / group, g1 = (from + at + 32) / group;
@@ -220,7 +219,7 @@ static void backward_coded(const ql_wview *w, size_t col, size_t from, size_t co
     float scales[LANES];
     for (size_t r = 0; r < LANES; r++)
         rows[r] = from + (r < count ? r : count - 1);
-    turn_scales(w, rows, col / w->format.group, 1, scales);
+    ql_scales_avx512(w, rows, col / w->format.group, 1, scales);
     for (size_t r = 0; r < count; r++, line += w->row_bytes, panel += WIDTH) {
         __m512 scale = _mm512_set1_ps(scales[r]);
         if (w->format.code == QL_CODE_INT8)

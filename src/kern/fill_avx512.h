@@ -11,4 +11,7 @@ void ql_fill_forward_avx512(const ql_wview *w, size_t col, size_t cols, size_t f
 /* panel[i][32] = W[from + i][col..]: rows of W as they lie. col: multiple of 32. */
 void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel);
 
+/* The scales of 16 rows: out[g][16] for groups [first, first + count) of each, at most QL_MOST_GROUPS. */
+void ql_scales_avx512(const ql_wview *w, const size_t rows[16], size_t first, size_t count, float *out);
+
 #endif

@@ -9,6 +9,7 @@ const ql_matmul_kernel *const ql_matmul_kernels[] = {
     &ql_matmul_avx2,
     &ql_matmul_avx512,
     &ql_matmul_avx512_bf16,
+    &ql_matmul_amx,
 #endif
 };
 const size_t ql_matmul_kernel_count = sizeof ql_matmul_kernels / sizeof *ql_matmul_kernels;
