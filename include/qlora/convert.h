@@ -28,6 +28,7 @@ typedef struct ql_merge_options {
     bool quantized;  /* false: add to the weights as stored; true: to what is left of them in `format`, which is
                         what the adapter was trained on; linear layers without an adapter are taken from it too */
     ql_format format;
+    bool gguf;       /* write a GGUF file also of a Hugging Face folder; of a GGUF file it always is one */
 } ql_merge_options;
 QL_API ql_merge_options ql_merge_options_defaults(void);
 
@@ -46,6 +47,10 @@ typedef struct ql_merge_report {
  * When `model` is a GGUF file, `output` is one too: with its metadata, tokenizer and order of rows; vectors keep their
  * type, and rows that are no whole blocks become F16. QL_ERR_UNSUPPORTED names a tensor of a type that is not encoded
  * here (Q4_K, ...) when no other is chosen.
+ *
+ * With options->gguf a folder becomes a GGUF file: architecture and tokenizer in its metadata (QL_ERR_UNSUPPORTED when
+ * the format cannot say what tokenizer.json does), q and k in llama.cpp's order, vectors as F32; with Q4_0 or Q4_1
+ * embedding and LM head are Q8_0.
  *
  * workers may be NULL; the result does not depend on them. */
 QL_API ql_status ql_merge(ql_merge_report *report, const char *model, const char *adapter, const char *output,

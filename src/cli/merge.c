@@ -20,7 +20,8 @@ static const cli_option own_options[] = {
     {"adapter", CLI_TEXT, FIELD(common.adapter), "DIR", NULL, 0, 0, true, "Input and output",
      "PEFT adapter folder to merge"},
     {"output", CLI_TEXT, FIELD(output), "PATH", NULL, 0, 0, true, "Input and output",
-     "folder for the merged model, or a GGUF file when the model is one; what is there is replaced"},
+     "folder for the merged model, or a GGUF file: a name that ends in .gguf, or the model is one; what is there is "
+     "replaced"},
     {"dtype", CLI_CHOICE, FIELD(dtype), "bf16|f16|f32|q8_0|q4_0|q4_1", NULL, 0, 0, false, "Input and output",
      "type of the weights written (as stored in the model if not given); q8_0, q4_0 and q4_1 in GGUF files"},
     {"from", CLI_CHOICE, FIELD(from), "original|quantized", "original", 0, 0, false, "Input and output",
@@ -51,6 +52,15 @@ static bool from_quantized(const merge_values *v)
     return strcmp(v->from, "quantized") == 0;
 }
 
+/* Whether the result is a GGUF file: the model is one, or the name of the output says so. */
+static bool into_file(const merge_values *v)
+{
+    struct stat info;
+    size_t length = strlen(v->output);
+    return (length > 5 && strcmp(v->output + length - 5, ".gguf") == 0) ||
+           (stat(v->common.model, &info) == 0 && S_ISREG(info.st_mode));
+}
+
 /* Everything before the weights are read. */
 static int prepare(merge_run *r, const cli_args *args)
 {
@@ -71,6 +81,7 @@ static int prepare(merge_run *r, const cli_args *args)
         if (strcmp(types[i].name, v->dtype) == 0)
             r->options.type = types[i].type;
     r->options.quantized = from_quantized(v);
+    r->options.gguf = into_file(v);
     if (!r->options.quantized && ql_format_parse(&r->session.format, "none", 0, false, &err))
         return cli_failed(&err);
     r->options.format = r->session.format;
@@ -158,20 +169,13 @@ static int tell_json(const merge_run *r, const merge_values *v)
     return cli_json_print(&json);
 }
 
-/* A GGUF file, which is merged into another one. */
-static bool is_file(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
-}
-
 static int run(const cli_args *args)
 {
     merge_run r = {0};
     const merge_values *v = args->values;
     bool made = false;
     int status = prepare(&r, args);
-    if (status == CLI_OK && !is_file(v->common.model))
+    if (status == CLI_OK && !into_file(v))
         status = cli_output_make(v->output, &made);
     if (status == CLI_OK)
         status = merge(&r, v);

@@ -39,10 +39,27 @@ static void put_number(ql_gguf_meta *meta, uint64_t value, size_t bytes)
     put(meta, little, bytes);
 }
 
+void ql_gguf_add_string(ql_gguf_meta *meta, const char *text, size_t length)
+{
+    put_number(meta, length, 8);
+    put(meta, text, length);
+}
+
+void ql_gguf_add_f32(ql_gguf_meta *meta, float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    put_number(meta, bits, 4);
+}
+
+void ql_gguf_add_i32(ql_gguf_meta *meta, int32_t value)
+{
+    put_number(meta, (uint32_t)value, 4);
+}
+
 static void put_text(ql_gguf_meta *meta, const char *text)
 {
-    put_number(meta, strlen(text), 8);
-    put(meta, text, strlen(text));
+    ql_gguf_add_string(meta, text, strlen(text));
 }
 
 static void put_key(ql_gguf_meta *meta, const char *key, ql_gguf_type type)
@@ -60,10 +77,27 @@ void ql_gguf_put_string(ql_gguf_meta *meta, const char *key, const char *text)
 
 void ql_gguf_put_f32(ql_gguf_meta *meta, const char *key, float value)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
     put_key(meta, key, QL_GGUF_F32);
-    put_number(meta, bits, 4);
+    ql_gguf_add_f32(meta, value);
+}
+
+void ql_gguf_put_u32(ql_gguf_meta *meta, const char *key, uint32_t value)
+{
+    put_key(meta, key, QL_GGUF_U32);
+    put_number(meta, value, 4);
+}
+
+void ql_gguf_put_bool(ql_gguf_meta *meta, const char *key, bool value)
+{
+    put_key(meta, key, QL_GGUF_BOOL);
+    put_number(meta, value, 1);
+}
+
+void ql_gguf_put_array(ql_gguf_meta *meta, const char *key, ql_gguf_type element, size_t count)
+{
+    put_key(meta, key, QL_GGUF_ARRAY);
+    put_number(meta, element, 4);
+    put_number(meta, count, 8);
 }
 
 void ql_gguf_put_value(ql_gguf_meta *meta, const ql_gguf_value *value)

@@ -16,7 +16,16 @@ typedef struct ql_gguf_meta {
 
 void ql_gguf_put_string(ql_gguf_meta *meta, const char *key, const char *text);
 void ql_gguf_put_f32(ql_gguf_meta *meta, const char *key, float value);
+void ql_gguf_put_u32(ql_gguf_meta *meta, const char *key, uint32_t value);
+void ql_gguf_put_bool(ql_gguf_meta *meta, const char *key, bool value);
 void ql_gguf_put_value(ql_gguf_meta *meta, const ql_gguf_value *value); /* as it is in another file */
+
+/* An array of `count` elements, which are added next: strings, f32 or i32. */
+void ql_gguf_put_array(ql_gguf_meta *meta, const char *key, ql_gguf_type element, size_t count);
+void ql_gguf_add_string(ql_gguf_meta *meta, const char *text, size_t length);
+void ql_gguf_add_f32(ql_gguf_meta *meta, float value);
+void ql_gguf_add_i32(ql_gguf_meta *meta, int32_t value);
+
 void ql_gguf_meta_free(ql_gguf_meta *meta); /* leaves it empty and ready */
 
 /* Writes metadata and tensors in the order given. Shapes are row-major, as everywhere here; the file lists the fastest

@@ -11,17 +11,6 @@
 
 #define KEY(name) "tokenizer.ggml." name
 
-/* tokenizer.ggml.token_type */
-enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
-
-/* What a kind of tokenizer fixes: the steps as tokenizer.json has them. */
-typedef struct kind {
-    const char *model, *pre; /* tokenizer.ggml.model, and .pre where that matters */
-    bool adds_bos;           /* unless tokenizer.ggml.add_bos_token says otherwise */
-    bool ignore_merges;
-    const char *steps;
-} kind;
-
 #define BYTE_DECODER "\"decoder\": {\"type\": \"ByteLevel\"}"
 #define LETTERS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|"
 #define MARKS "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"
@@ -31,7 +20,7 @@ typedef struct kind {
     "\"Isolated\", \"pattern\": {\"Regex\": \"" LETTERS pattern MARKS "\"}}, " BYTE_LEVEL(false) "]}"
 #define SPACE_MARK "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"\xe2\x96\x81\"}"
 
-static const kind kinds[] = {
+static const ql_gguf_kind kinds[] = {
     {"llama", NULL, true, false,
      "{\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": "
      "\"\xe2\x96\x81\"}, " SPACE_MARK "]}, \"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": "
@@ -54,7 +43,7 @@ static const char bare_spm[] =
 typedef struct source {
     const char *path;
     const ql_gguf *gguf;
-    const kind *kind;
+    const ql_gguf_kind *kind;
     const ql_gguf_value *tokens, *types, *scores; /* types and scores may be NULL */
     ql_error *err;
 } source;
@@ -67,6 +56,11 @@ static ql_status no_memory(const source *s)
 static bool is_text(const char *text, size_t length, const char *wanted)
 {
     return strlen(wanted) == length && memcmp(wanted, text, length) == 0;
+}
+
+const ql_gguf_kind *ql_gguf_kind_at(size_t index)
+{
+    return index < sizeof kinds / sizeof *kinds ? &kinds[index] : NULL;
 }
 
 static ql_status find_kind(source *s)
@@ -114,8 +108,8 @@ static ql_status find_arrays(source *s)
 
 static int type_of(const source *s, size_t id)
 {
-    double type = s->types ? ql_gguf_number_at(s->types, id) : NORMAL;
-    return type >= NORMAL && type <= BYTE ? (int)type : NORMAL;
+    double type = s->types ? ql_gguf_number_at(s->types, id) : QL_TOKEN_NORMAL;
+    return type >= QL_TOKEN_NORMAL && type <= QL_TOKEN_BYTE ? (int)type : QL_TOKEN_NORMAL;
 }
 
 static ql_status add_token(const source *s, json_t *vocab, json_t *added, size_t id, const char *text, size_t length)
@@ -127,10 +121,10 @@ static ql_status add_token(const source *s, json_t *vocab, json_t *added, size_t
     if (json_object_setn_new(vocab, text, length, json_integer((json_int_t)id)))
         return ql_fail(s->err, QL_ERR_FORMAT, "%s: " KEY("tokens") "[%zu] is not UTF-8 (or there is no memory for it)",
                        s->path, id);
-    if (type != UNKNOWN && type != CONTROL && type != USER_DEFINED)
+    if (type != QL_TOKEN_UNKNOWN && type != QL_TOKEN_CONTROL && type != QL_TOKEN_USER_DEFINED)
         return QL_OK;
     json_t *token = json_pack("{s:I, s:o, s:b}", "id", (json_int_t)id, "content", json_stringn(text, length), "special",
-                              type != USER_DEFINED);
+                              type != QL_TOKEN_USER_DEFINED);
     return json_array_append_new(added, token) ? no_memory(s) : QL_OK;
 }
 
@@ -269,7 +263,7 @@ static ql_status merge_by_scores(const source *s, ql_tokenizer *t)
     if (!scores)
         return no_memory(s);
     for (size_t id = 0; id < t->vocab.count; id++)
-        scores[id] = type_of(s, id) == NORMAL ? ql_gguf_number_at(s->scores, id) : QL_NO_SCORE;
+        scores[id] = type_of(s, id) == QL_TOKEN_NORMAL ? ql_gguf_number_at(s->scores, id) : QL_NO_SCORE;
     ql_status status = ql_merges_by_score(&t->bpe.merges, &t->vocab, scores, s->err);
     free(scores);
     return status ? ql_fail_in(s->err, status, "%s", s->path) : QL_OK;

@@ -112,6 +112,11 @@ static size_t adapter_row(const ql_merge_matrix *m, size_t row)
     return row - in_head + in_head % 2 * (d / 2) + in_head / 2;
 }
 
+static size_t source_row(const ql_merge_matrix *m, size_t row)
+{
+    return m->source_paired ? row : adapter_row(m, row);
+}
+
 /* Whether the row goes out with its own bytes: blocks that are decoded and encoded again may change. */
 static bool unchanged(const batch *b, size_t row)
 {
@@ -127,12 +132,13 @@ static bool unchanged(const batch *b, size_t row)
 static void read_row(const batch *b, size_t row, float *x)
 {
     const ql_merge_matrix *m = b->m;
+    size_t from = source_row(m, row);
     if (m->weight)
-        ql_weight_dequantize(m->weight, row, 1, x, m->k);
+        ql_weight_dequantize(m->weight, from, 1, x, m->k);
     else if (m->source->foreign)
-        ql_ggml_values(b->from, (const char *)m->source->data + row * b->from_bytes, 0, m->k, x);
+        ql_ggml_values(b->from, (const char *)m->source->data + from * b->from_bytes, 0, m->k, x);
     else
-        ql_tensor_read_f32(m->source, row * m->k, m->k, x, NULL); /* floating and inside: cannot fail */
+        ql_tensor_read_f32(m->source, from * m->k, m->k, x, NULL); /* floating and inside: cannot fail */
     if (m->adapter)
         ql_adapter_add_rows(m->adapter, adapter_row(m, row), 1, x, m->k);
 }
@@ -161,7 +167,7 @@ static void make_row(void *ctx, size_t index, size_t worker)
     b->error[index] = 0;
     b->bad[index] = m->k;
     if (unchanged(b, b->first + index)) {
-        memcpy(coded, (const char *)m->source->data + (b->first + index) * b->from_bytes, b->to_bytes);
+        memcpy(coded, (const char *)m->source->data + source_row(m, b->first + index) * b->from_bytes, b->to_bytes);
         return;
     }
     read_row(b, b->first + index, x);

@@ -22,7 +22,8 @@ typedef struct ql_merge_matrix {
     const ql_weight *weight;       /* the rows to take instead of the source's, or NULL */
     const ql_adapter *adapter;     /* with masters; NULL: none */
     size_t n, k;
-    size_t pairs_of; /* head_dim when rows lie in GGUF's pairs, the adapter's in halves; else 0 */
+    size_t pairs_of;    /* head_dim when rows go out in GGUF's pairs, the adapter's lying in halves; else 0 */
+    bool source_paired; /* the source's rows lie in pairs then */
     double max_error; /* out: the largest difference that rounding made */
 } ql_merge_matrix;
 
