@@ -230,7 +230,7 @@ START_TEST(configuration_refused_by_name)
         {"\"model_type\": \"qwen2\", \"use_sliding_window\": true", "use_sliding_window", QL_ERR_UNSUPPORTED},
         {"\"model_type\": \"llama\", \"rope_scaling\": {\"type\": \"yarn\"}", "yarn", QL_ERR_UNSUPPORTED},
         {"\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"llama3\"}", "factor", QL_ERR_FORMAT},
-        {"\"model_type\": \"llama\", \"quantization_config\": {}", "quantization_config", QL_ERR_UNSUPPORTED},
+        {"\"model_type\": \"llama\", \"quantization_config\": {\"quant_method\": \"gptq\"}", "GPTQ", QL_ERR_UNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         ql_model_config c;

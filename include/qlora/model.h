@@ -25,6 +25,8 @@ typedef struct ql_model_config {
         size_t original_max_positions;
     } rope_scaling;
     ql_dtype stored; /* type of the weights in the files, as config.json says; F32 when it does not */
+    ql_format quantized; /* of the linear layers in a bitsandbytes checkpoint; dense (zeroed): they are not quantized */
+    bool partly;         /* some of them are dense even so; which ones the files tell */
     bool tied;     /* the LM head is the embedding */
     bool qkv_bias; /* q, k and v have biases */
     bool o_bias, mlp_bias;
@@ -55,13 +57,13 @@ typedef struct ql_model ql_model;
 
 /* Opens a Hugging Face folder (config.json, safetensors in one file or shards) or a GGUF file. The linear layers of
  * the blocks are quantized to `format` tensor by tensor while reading; a dense F32 format ("none") borrows
- * them as stored, ggml's blocks (Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K) too. Rows of q and k that GGUF's Llama permutes
+ * them as stored, ggml's blocks (Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K) too, and takes over bitsandbytes' 4-bit codes. Rows of q and k that GGUF's Llama permutes
  * are put back, so that adapters mean the same over either file. Embeddings and LM head stay as stored, mapped. The
  * caller owns *out. */
 QL_API ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_workers *workers, ql_error *err);
 
-/* The format to open `path` with when nobody asks for another: as stored ("none") for a GGUF file whose blocks are
- * quantized already, else ql_format_default(). */
+/* The format to open `path` with when nobody asks for another: as stored ("none") for a GGUF file or a bitsandbytes
+ * checkpoint whose layers are quantized already, else ql_format_default(). */
 QL_API ql_status ql_model_default_format(ql_format *out, const char *path, ql_error *err);
 
 /* A model of that shape with seeded random weights (BF16, normal, 0.02), for benchmarks and tests. */
@@ -78,7 +80,7 @@ QL_API void ql_model_allow_bf16(ql_model *model, bool allow);
 QL_API ql_status ql_model_plan(ql_model **out, const ql_model_config *config, ql_format format, ql_error *err);
 
 QL_API const ql_model_config *ql_model_shape(const ql_model *model);
-QL_API ql_format ql_model_format(const ql_model *model); /* as opened; of ggml's blocks the one of most weights */
+QL_API ql_format ql_model_format(const ql_model *model); /* as opened; of layers quantized already the one of most weights */
 QL_API void ql_model_destroy(ql_model *model); /* NULL is fine */
 
 /* Bytes by class, as held. */

@@ -18,8 +18,8 @@ const cli_option cli_model_options[] = {
 
 const cli_option cli_format_options[] = {
     {"format", CLI_TEXT, FIELD(format), "NAME", "nf4", 0, 0, false, "Base weights",
-     "nf4, fp4, int4, int8, or none (as stored, for plain LoRA); a GGUF file that is quantized already is used as "
-     "stored unless this is given"},
+     "nf4, fp4, int4, int8, or none (as stored, for plain LoRA); a GGUF file or a bitsandbytes folder that is quantized "
+     "already is used as stored unless this is given"},
     {"group-size", CLI_SIZE, FIELD(group_size), "N", "64", 32, 4096, false, "Base weights",
      "weights that share a scale: 32, 64, 128 or 256"},
     {"double-quant", CLI_FLAG, FIELD(double_quant), NULL, "yes", 0, 0, false, "Base weights",
@@ -95,7 +95,7 @@ static int check_seq_len(const cli_session *s)
                      s->common->seq_len, s->common->model, s->config.max_positions);
 }
 
-/* Weights that a GGUF file holds quantized are used so, unless a format was asked for. */
+/* Weights that a GGUF file or a bitsandbytes folder holds quantized are used so, unless a format was asked for. */
 static ql_status choose_format(cli_session *session, ql_error *err)
 {
     static const char *const asked[] = {"format", "group-size", "double-quant"};

@@ -53,9 +53,10 @@ static ql_status measure(finetune *f, outlook *o, ql_error *err)
 
 static ql_status build(finetune *f, outlook *o, ql_error *err)
 {
-    const cli_session *s = &f->session; /* a file that is used as stored is only mapped: it tells by itself */
-    ql_status status = s->stored ? ql_model_open(&o->model, s->common->model, s->format, s->workers, err)
-                                 : ql_model_plan(&o->model, &s->config, s->format, err);
+    const cli_session *s = &f->session;
+    bool mapped = s->stored && !s->config.quantized.code; /* a GGUF file used as stored is only mapped: it tells itself */
+    ql_status status = mapped ? ql_model_open(&o->model, s->common->model, s->format, s->workers, err)
+                              : ql_model_plan(&o->model, &s->config, s->format, err);
     if (status)
         return status;
     f->session.format = ql_model_format(o->model);

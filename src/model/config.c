@@ -5,9 +5,8 @@
 
 #include "base/error.h"
 #include "io/gguf.h"
-#include "io/json.h"
 #include "io/path.h"
-#include "model/model.h"
+#include "model/config.h"
 
 static const struct {
     const char *name;
@@ -133,15 +132,6 @@ static ql_status read_rope(ql_model_config *c, const ql_json_at *root, ql_error 
 /* Whatever changes the mathematics and is not implemented. */
 static ql_status refuse_others(const ql_json_at *root, ql_error *err)
 {
-    static const char *const quantized[] = {"quantization", "quantization_config"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *value = ql_json_member(root, quantized[i]);
-        if (value && !json_is_null(value))
-            return ql_fail(err, QL_ERR_UNSUPPORTED,
-                           "%s: \"%s\": the weights are quantized already, in a format that is not read here; "
-                           "use the original model in F32, F16 or BF16",
-                           root->file, quantized[i]);
-    }
     const char *act = "silu";
     bool sliding = false;
     ql_status status = ql_json_get_string(root, "hidden_act", QL_OPTIONAL, &act, NULL, err);
@@ -207,6 +197,7 @@ ql_status ql_model_config_read(ql_model_config *out, const char *path, ql_error 
         ql_json_at root = ql_json_root(file, json);
         ql_model_config c = {0};
         status = read_arch(&c, &root, err);
+        status = status ? status : ql_model_config_quantized(&c, &root, err);
         status = status ? status : refuse_others(&root, err);
         status = status ? status : read_sizes(&c, &root, err);
         status = status ? status : read_flags(&c, &root, err);

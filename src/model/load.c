@@ -140,22 +140,6 @@ static ql_status load_divisors(loader *l)
     return status;
 }
 
-/* What a model says of its format: of weights that are kept as ggml's blocks, the format of most of them. */
-static void settle_format(ql_model *model)
-{
-    size_t most = 0, elements[QL_CODE_Q6_K + 1] = {0};
-    for (size_t i = 0; i < model->config.layers; i++)
-        for (int module = 0; module < QL_MODULES; module++) {
-            const ql_weight *w = model->blocks[i].weight[module];
-            ql_format format = ql_weight_format(w);
-            elements[format.code] += ql_weight_rows(w) * ql_weight_cols(w);
-            if (ql_code_is_ggml(format.code) && elements[format.code] > most) {
-                most = elements[format.code];
-                model->format = format;
-            }
-        }
-}
-
 static ql_status load(loader *l, const char *path)
 {
     ql_model *model = l->model;
@@ -188,7 +172,7 @@ ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_w
         ql_model_destroy(model);
         return status;
     }
-    settle_format(model);
+    ql_model_settle_format(model);
     ql_model_link(model, &(ql_lora_options){0}, NULL, NULL);
     *out = model;
     return QL_OK;
@@ -197,8 +181,13 @@ ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_w
 ql_status ql_model_default_format(ql_format *out, const char *path, ql_error *err)
 {
     *out = ql_format_default();
-    if (!ql_path_is_gguf(path))
-        return QL_OK;
+    if (!ql_path_is_gguf(path)) {
+        ql_model_config config;
+        ql_status status = ql_model_config_read(&config, path, err);
+        if (!status && config.quantized.code)
+            *out = (ql_format){.code = QL_CODE_F32, .scale = QL_SCALE_NONE};
+        return status;
+    }
     ql_tensors *files;
     ql_status status = ql_tensors_open(&files, path, err);
     for (size_t i = 0; !status && i < ql_tensors_count(files); i++) {

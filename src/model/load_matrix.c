@@ -101,20 +101,18 @@ static void unpack_row(void *ctx, size_t row, size_t worker)
     ql_weight_dequantize(job->from, row, 1, job->to + row * k, k);
 }
 
-static ql_status quantize_blocks(ql_weight **out, const matrix *m, ql_format format, ql_workers *workers, ql_error *err)
+/* Quantizes anew what a quantized weight, which it frees, stands for. */
+static ql_status quantize_again(ql_weight **out, ql_weight *stored, const char *name, ql_format format,
+                                ql_workers *workers, ql_error *err)
 {
-    ql_weight *stored;
-    const ql_tensor *t = &m->tensor;
-    ql_status status =
-        ql_weight_from_blocks(&stored, m->stored.code, t->name, t->data, t->bytes, m->n, m->k, false, err);
-    if (status)
-        return status;
-    unpacking job = {stored, malloc(m->n * m->k * sizeof(float))};
+    size_t n = ql_weight_rows(stored), k = ql_weight_cols(stored);
+    unpacking job = {stored, malloc(n * k * sizeof(float))};
+    ql_status status;
     if (job.to) {
-        ql_parallel(workers, m->n, unpack_row, &job);
-        status = ql_weight_quantize(out, format, t->name, job.to, QL_F32, m->k, m->n, m->k, workers, err);
+        ql_parallel(workers, n, unpack_row, &job);
+        status = ql_weight_quantize(out, format, name, job.to, QL_F32, k, n, k, workers, err);
     } else {
-        status = ql_fail(err, QL_ERR_MEMORY, "%s: no memory for %zu x %zu values", t->name, m->n, m->k);
+        status = ql_fail(err, QL_ERR_MEMORY, "%s: no memory for %zu x %zu values", name, n, k);
     }
     free(job.to);
     ql_weight_destroy(stored);
@@ -124,9 +122,12 @@ static ql_status quantize_blocks(ql_weight **out, const matrix *m, ql_format for
 static ql_status quantize(ql_weight **out, const matrix *m, ql_format format, ql_workers *workers, ql_error *err)
 {
     const ql_tensor *t = &m->tensor;
-    if (m->blocks)
-        return quantize_blocks(out, m, format, workers, err);
-    return ql_weight_quantize(out, format, t->name, t->data, t->dtype, m->k, m->n, m->k, workers, err);
+    if (!m->blocks)
+        return ql_weight_quantize(out, format, t->name, t->data, t->dtype, m->k, m->n, m->k, workers, err);
+    ql_weight *stored;
+    ql_status status =
+        ql_weight_from_blocks(&stored, m->stored.code, t->name, t->data, t->bytes, m->n, m->k, false, err);
+    return status ? status : quantize_again(out, stored, t->name, format, workers, err);
 }
 
 ql_status ql_matrix_load(ql_weight **out, const ql_matrix_source *source, ql_format format, size_t *mapped,
@@ -134,6 +135,11 @@ ql_status ql_matrix_load(ql_weight **out, const ql_matrix_source *source, ql_for
 {
     matrix m;
     bool as_stored = format.code == QL_CODE_F32;
+    if (ql_bnb_stored(source)) {
+        ql_weight *stored;
+        ql_status loaded = ql_bnb_load(as_stored ? out : &stored, source, err);
+        return loaded || as_stored ? loaded : quantize_again(out, stored, source->name, format, workers, err);
+    }
     ql_status status = find(&m, source, err);
     if (status)
         return status;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/workers.h"
+#include "quant/weight.h"
 
 static const char *const module_names[QL_MODULES] = {
     [QL_Q] = "q_proj",       [QL_K] = "k_proj",   [QL_V] = "v_proj",       [QL_O] = "o_proj",
@@ -172,6 +173,20 @@ ql_model_bytes ql_model_memory(const ql_model *model)
         }
     }
     return bytes;
+}
+
+void ql_model_settle_format(ql_model *model)
+{
+    size_t most = 0, elements[QL_CODE_Q6_K + 1] = {0};
+    for (size_t i = 0; i < model->config.layers * QL_MODULES; i++) {
+        const ql_weight *w = model->blocks[i / QL_MODULES].weight[i % QL_MODULES];
+        ql_format format = ql_weight_format(w);
+        elements[format.code] += ql_weight_rows(w) * ql_weight_cols(w);
+        if (!ql_code_is_dense(format.code) && elements[format.code] > most) {
+            most = elements[format.code];
+            model->format = format;
+        }
+    }
 }
 
 /* ---- adapters ---- */

@@ -49,6 +49,9 @@ bool ql_module_has_bias(const ql_model_config *config, ql_module module);
 /* Allocates the blocks and the dense memory; config and format are set. */
 ql_status ql_model_prepare(ql_model *model, ql_error *err);
 
+/* What a model says of its format: of layers that are quantized already, the format of most of their weights. */
+void ql_model_settle_format(ql_model *model);
+
 /* The rotary embedding that the model asks for; it points into the model. */
 ql_rope_config ql_model_rope(const ql_model *model);
 

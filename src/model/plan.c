@@ -6,11 +6,11 @@
 #include "quant/weight.h"
 
 /* As load.c does: format "none" and the embeddings stay in the mapped files. */
-static ql_status plan_matrix(ql_model *model, ql_weight **out, bool quantized, const char *name, size_t n, size_t k,
+static ql_status plan_matrix(ql_model *model, ql_weight **out, ql_format format, const char *name, size_t n, size_t k,
                              ql_error *err)
 {
-    if (quantized)
-        return ql_weight_plan(out, model->format, name, n, k, err);
+    if (format.code != QL_CODE_F32)
+        return ql_weight_plan(out, format, name, n, k, err);
     ql_status status = ql_weight_borrow(out, NULL, model->config.stored, n, k, err);
     if (!status)
         model->mapped_bytes += n * k * ql_dtype_size(model->config.stored);
@@ -20,15 +20,15 @@ static ql_status plan_matrix(ql_model *model, ql_weight **out, bool quantized, c
 static ql_status plan_matrices(ql_model *model, ql_error *err)
 {
     const ql_model_config *c = &model->config;
-    bool quantized = model->format.code != QL_CODE_F32;
-    ql_status status = plan_matrix(model, &model->embed, false, "embedding", c->vocab_size, c->hidden_size, err);
+    const ql_format dense = {.code = QL_CODE_F32}, linear = model->format.code ? model->format : c->quantized;
+    ql_status status = plan_matrix(model, &model->embed, dense, "embedding", c->vocab_size, c->hidden_size, err);
     if (!status && c->tied)
         model->head = model->embed;
     else if (!status)
-        status = plan_matrix(model, &model->head, false, "LM head", c->vocab_size, c->hidden_size, err);
+        status = plan_matrix(model, &model->head, dense, "LM head", c->vocab_size, c->hidden_size, err);
     for (size_t i = 0; i < c->layers * QL_MODULES && !status; i++) {
         ql_module module = (ql_module)(i % QL_MODULES);
-        status = plan_matrix(model, &model->blocks[i / QL_MODULES].weight[module], quantized, ql_module_name(module),
+        status = plan_matrix(model, &model->blocks[i / QL_MODULES].weight[module], linear, ql_module_name(module),
                              ql_module_outputs(c, module), ql_module_inputs(c, module), err);
     }
     return status;
@@ -37,6 +37,10 @@ static ql_status plan_matrices(ql_model *model, ql_error *err)
 ql_status ql_model_plan(ql_model **out, const ql_model_config *config, ql_format format, ql_error *err)
 {
     *out = NULL;
+    if (config->partly && format.code == QL_CODE_F32)
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "config.json: llm_int8_skip_modules leaves some linear layers dense: only for models whose layers "
+                       "are all quantized the configuration alone tells what they take");
     ql_model *model = calloc(1, sizeof *model);
     if (!model || !(model->blocks = calloc(config->layers, sizeof *model->blocks))) {
         free(model);
@@ -53,6 +57,7 @@ ql_status ql_model_plan(ql_model **out, const ql_model_config *config, ql_format
         ql_model_destroy(model);
         return status;
     }
+    ql_model_settle_format(model);
     ql_model_link(model, &(ql_lora_options){0}, NULL, NULL);
     *out = model;
     return QL_OK;
