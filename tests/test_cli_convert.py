@@ -11,6 +11,7 @@ from cli_support import Case, DATA, STORIES, contents, main, needs, plain_signal
 
 FILES = {name: DATA / "models" / "gguf" / f"stories260K-{name}.gguf" for name in ("q4_0", "q8_0")}
 TRAINED = DATA / "finetune-reference" / "lora-fp32-qv" / "adapter_final"
+RANDOM = [DATA / "models" / "tiny-random" / name for name in ("tiny_llama3", "tiny_qwen3")]
 EXCERPT = DATA / "corpora" / "tinystories-excerpt.txt"
 
 
@@ -120,6 +121,26 @@ class Convert(Case):
         self.assertEqual([p.name for p in self.dir.glob("full.gguf*")], ["full.gguf"])
 
 
+@needs(*RANDOM)
+class Architectures(Case):
+    """Folders of other kinds (scaled rotations, heads of their own, norms of q and k) as GGUF files."""
+
+    def test_folders_become_files(self):
+        for source in RANDOM:
+            folder = self.dir / source.name
+            shutil.copytree(source, folder)
+            tokenizer = json.loads((pathlib.Path(self.model) / "tokenizer.json").read_text())
+            (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "added_tokens": []}))
+            adapter, out = self.dir / (source.name + "-adapter"), self.dir / (source.name + ".gguf")
+            done = run("finetune", "--model", folder, "--data", self.text, "--output", adapter, "--seq-len", 32, "--steps",
+                       3, "--lr", "1e-2", "--rank", 4, "--format", "none")
+            self.assertCode(done, 0)
+            report = run("merge", "--model", folder, "--adapter", adapter, "--output", out, "--dtype", "f32", "--data",
+                         self.text, "--seq-len", 64, "--json").json()
+            self.assertGreater(abs(report["base"]["loss"] - report["before"]["loss"]), 0.01)
+            self.assertLess(abs(report["rounding_cost"]), 1e-5)
+
+
 @needs(STORIES, TRAINED, EXCERPT, *FILES.values())
 class Gguf(Case):
     """Files merged into files."""
@@ -145,7 +166,7 @@ class Gguf(Case):
     def zeros(self):
         """The trained adapter with B = 0."""
         folder = self.dir / "zeros"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         shutil.copy(TRAINED / "adapter_config.json", folder)
         raw = bytearray((TRAINED / "adapter_model.safetensors").read_bytes())
         start = 8 + struct.unpack("<Q", raw[:8])[0]
@@ -175,6 +196,79 @@ class Gguf(Case):
             self.assertLessEqual(report["max_error"], error)
         self.assertEqual(self.generate("--model", self.dir / "f32.gguf"), want)
         self.assertEqual(self.generate("--model", self.dir / "f16.gguf"), want)
+
+    def tensors(self, path):
+        """Type and data of each tensor of a GGUF file."""
+        raw = path.read_bytes()
+        at, found = 24, {}
+
+        def take(form):
+            nonlocal at
+            value = struct.unpack_from("<" + form, raw, at)[0]
+            at += struct.calcsize("<" + form)
+            return value
+
+        def text():
+            nonlocal at
+            length = take("Q")
+            at += length
+            return raw[at - length:at].decode()
+
+        def skip(kind):
+            nonlocal at
+            if kind == 8:
+                text()
+            elif kind == 9:
+                element, count = take("I"), take("Q")
+                for _ in range(count):
+                    skip(element)
+            else:
+                at += (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)[kind]
+
+        count, values = struct.unpack_from("<QQ", raw, 8)
+        for _ in range(values):
+            text()
+            skip(take("I"))
+        infos = []
+        for _ in range(count):
+            name = text()
+            shape = [take("Q") for _ in range(take("I"))]
+            infos.append((name, shape, take("I"), take("Q")))
+        start = (at + 31) // 32 * 32
+        blocks = {0: (1, 4), 1: (1, 2), 2: (32, 18), 8: (32, 34)}
+        for name, shape, kind, offset in infos:
+            elements = 1
+            for side in shape:
+                elements *= side
+            size = elements // blocks[kind][0] * blocks[kind][1]
+            found[name] = (kind, raw[start + offset:start + offset + size])
+        return found
+
+    def test_a_folder_becomes_a_file(self):
+        """Without a change the tensors are those of files that another program made of the same model."""
+        zeros = self.zeros()
+        for name, path in FILES.items():
+            report = self.merge(STORIES, "folder.gguf", "--dtype", name, adapter=zeros)
+            ours, theirs = self.tensors(self.dir / "folder.gguf"), self.tensors(path)
+            self.assertEqual(sorted(ours), sorted(theirs))
+            for tensor, (kind, data) in theirs.items():
+                if name == "q4_0" and tensor == "token_embd.weight":
+                    self.assertEqual(ours[tensor][0], 8)  # Q8_0: it is the LM head too
+                else:
+                    self.assertTrue(ours[tensor] == (kind, data), tensor)
+            self.assertEqual(report["base"]["loss"], report["before"]["loss"])
+            self.assertEqual(report["rounding_cost"], report["after"]["loss"] - report["before"]["loss"])
+
+    def test_a_folder_and_its_file_say_the_same(self):
+        want = self.generate("--model", STORIES, "--adapter", TRAINED)
+        for dtype, near in ((None, 1e-4), ("f32", 1e-4), ("f16", 1e-3), ("bf16", 0.01), ("q8_0", 0.01), ("q4_0", 0.3)):
+            report = self.merge(STORIES, "out.gguf", *(("--dtype", dtype) if dtype else ()))
+            self.assertLess(abs(report["rounding_cost"]), near)
+            self.assertNotEqual(report["base"]["loss"], report["before"]["loss"])
+            if dtype in (None, "f32", "f16"):
+                self.assertEqual(self.generate("--model", self.dir / "out.gguf"), want)
+        report = self.merge(STORIES, "out.gguf", "--dtype", "f32", "--from", "quantized")
+        self.assertLess(abs(report["rounding_cost"]), 1e-4)
 
     def test_an_exported_folder_and_file_agree(self):
         """The GGUF base has its rows in another order than the folder: one adapter fits both."""
