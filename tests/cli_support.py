@@ -55,8 +55,16 @@ def needs(*paths):
     return unittest.skipIf(missing, f"{missing} not there")
 
 
+ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
+RESULT = ADAPTER | {"run.yaml"}
+
+
 def contents(folder):
     return {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()}
+
+
+def adapter(folder):
+    return {name: data for name, data in contents(folder).items() if name in ADAPTER}
 
 
 class Case(unittest.TestCase):

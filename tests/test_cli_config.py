@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Settings from a YAML file. Usage: test_cli_config.py PATH-OF-QLORA [unittest options]"""
 import json
+import os
+import signal
 
-from cli_support import Case, contents, main, run
+from cli_support import Case, contents, main, run, start
 
 
 class Config(Case):
@@ -75,6 +77,79 @@ class Config(Case):
             for key in ("process", "total"): # of these the process itself is a part
                 del report["kept"][key], report["recomputed"][key]
         self.assertEqual(*reports)
+
+
+class Record(Case):
+    """run.yaml beside an adapter: the run again, with the same bits."""
+
+    def repeat(self, folder, *more):
+        return run("finetune", "--config", self.dir / folder / "run.yaml", *more)
+
+    def adapter(self, folder):
+        return (self.dir / folder / "adapter_model.safetensors").read_bytes()
+
+    def test_again(self):
+        name = 'a "strange": name, #1\n\u00e9'
+        data = self.dir / (name + ".txt")
+        data.write_text(self.text.read_text())
+        words = ("--rank", 4, "--steps", 4, "--seed", 7, "--dropout", 0.1, "--target-modules", "q_proj,up_proj",
+                 "--no-double-quant", "--val-fraction", 0.2, "--max-memory", "1G", "--quiet")
+        self.assertCode(self.finetune(name, *words, data=data), 0)
+        self.assertIn("recompute: false\n", (self.dir / name / "run.yaml").read_text())
+        again = self.repeat(name, "--output", self.dir / "again", "--threads", 1)
+        self.assertCode(again, 0)
+        self.assertEqual(again.err.count("warning"), 0, again.err)
+        self.assertIn("It is, bit for bit, the one", again.out)
+        self.assertEqual(self.adapter("again"), self.adapter(name))
+        third = self.repeat("again", "--output", self.dir / "third", "--json").json()
+        self.assertTrue(third["as_recorded"])
+        other = self.repeat("again", "--output", self.dir / "other", "--seed", 8)
+        self.assertIn("It differs from the one", other.out)
+        self.assertNotEqual(self.adapter("other"), self.adapter("again"))
+
+    def test_what_changed(self):
+        data = self.dir / "changing.txt"
+        data.write_text(self.text.read_text())
+        self.assertCode(self.finetune("before", "--steps", 2, data=data), 0)
+        data.write_text(self.text.read_text() + "More.")
+        path = self.dir / "before" / "run.yaml"
+        path.write_text(path.read_text().replace('program: "qlora ', 'program: "qlora 0.0.'))
+        again = self.repeat("before", "--output", self.dir / "after")
+        self.assertCode(again, 0)
+        for part in ("warning", "SHA-256 of changing.txt (--data)", "the program was qlora 0.0."):
+            self.assertIn(part, again.err)
+        self.assertEqual(again.err.count("warning"), 2)
+
+    def test_defaults_of_another_time(self):
+        self.assertCode(self.finetune("old", "--steps", 2, "--alpha", 8), 0)
+        path = self.dir / "old" / "run.yaml"
+        text = path.read_text()
+        for key in ("    rank: 8\n", "    double-quant: true\n", "\nalpha: 8\n"):
+            self.assertIn(key, text)
+        path.write_text(text.replace("    rank: 8\n", "    rank: 2\n    gone: 1\n"))
+        self.assertCode(self.repeat("old", "--output", self.dir / "new"), 0)
+        self.assertEqual(json.loads((self.dir / "new" / "adapter_config.json").read_text())["r"], 2)
+        self.assertIn("    rank: 2\n", (self.dir / "new" / "run.yaml").read_text())
+        path.write_text(text.replace("    rank: 8\n", "    rank: lots\n"))
+        self.assertFails(self.repeat("old"), "rank: lots: must be a whole number", code=2)
+
+    def test_stopped_runs_record_no_result(self):
+        process = start("finetune", "--model", self.model, "--data", self.text, "--output", self.dir / "stopped",
+                        "--seq-len", 32, "--steps", 100000)
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        text = (self.dir / "stopped" / "run.yaml").read_text()
+        self.assertIn("    steps: ", text)
+        self.assertNotIn("adapter-sha256", text)
+
+    def test_names_that_are_not_utf8(self):
+        data = os.fsencode(self.dir) + b"/\xff.txt"
+        with open(data, "wb") as file:
+            file.write(self.text.read_bytes())
+        done = self.finetune("unrecorded", "--steps", 1, data=os.fsdecode(data))
+        self.assertCode(done, 0)
+        self.assertIn("the run is not recorded", done.err)
 
 
 if __name__ == "__main__":

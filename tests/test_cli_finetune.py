@@ -12,9 +12,8 @@ import subprocess
 import time
 import unittest
 
-from cli_support import Case, DATA, STORIES, VERSE, binary, contents, main, needs, plain_signals, run, start
-
-FILES = {"adapter_config.json", "adapter_model.safetensors"}
+from cli_support import (Case, DATA, RESULT, STORIES, VERSE, adapter, binary, contents, main, needs, plain_signals, run,
+                         start)
 
 
 class Training(Case):
@@ -25,7 +24,7 @@ class Training(Case):
         self.assertEqual(report["steps"], 30)
         self.assertFalse(report["interrupted"])
         self.assertLess(report["held_out_after"]["loss"], report["held_out_before"]["loss"] - 0.5)
-        self.assertEqual(set(contents(self.dir / "falls")), FILES)
+        self.assertEqual(set(contents(self.dir / "falls")), RESULT)
         self.assertGreater(report["memory"]["peak_resident"], report["memory"]["codes"])
         for part in ("Model ", "Data ", "Memory ", "trainable parameters", "Held-out loss before",
                      "Held-out loss after", "step 30/30", "tokens/s", "ETA"):
@@ -53,11 +52,11 @@ class Training(Case):
         folders = [self.dir / f"threads{threads}" for threads in (1, 2, 3)]
         for threads, folder in zip((1, 2, 3), folders):
             self.assertCode(self.finetune(folder.name, "--steps", 5, "--dropout", 0.1, "--threads", threads), 0)
-        files = [contents(folder) for folder in folders]
+        files = [adapter(folder) for folder in folders]
         self.assertEqual(files[0], files[1])
         self.assertEqual(files[0], files[2])
         self.assertCode(self.finetune("seed1", "--steps", 5, "--dropout", 0.1, "--seed", 1), 0)
-        self.assertNotEqual(files[0], contents(self.dir / "seed1"))
+        self.assertNotEqual(files[0], adapter(self.dir / "seed1"))
 
     def test_log(self):
         log = self.dir / "log.jsonl"
@@ -82,7 +81,7 @@ class Training(Case):
         done = self.finetune("unlogged", "--steps", 2, "--log", "/dev/full")
         self.assertCode(done, 0)
         self.assertIn("warning: /dev/full", done.err)
-        self.assertEqual(set(contents(self.dir / "unlogged")), FILES)
+        self.assertEqual(set(contents(self.dir / "unlogged")), RESULT)
 
     def test_goes_on_from_an_adapter(self):
         self.assertCode(self.finetune("first", "--steps", 20, "--rank", 4), 0)
@@ -148,7 +147,7 @@ class Interrupted(Case):
             going.send_signal(number)
             text, error = going.communicate()
             self.assertEqual(going.returncode, 0, error)
-            self.assertEqual(set(contents(self.dir / out)), FILES | {"checkpoint.safetensors"})
+            self.assertEqual(set(contents(self.dir / out)), RESULT | {"checkpoint.safetensors"})
             command = [l for l in error.decode().splitlines() if l.startswith("  qlora finetune ")]
             words = shlex.split(command[0])[1:]
             self.assertEqual(words[words.index("--seed") + 1], "7")

@@ -9,14 +9,9 @@ import signal
 import struct
 import time
 
-from cli_support import Case, VERSE, contents, main, run, start
+from cli_support import Case, RESULT, VERSE, adapter, contents, main, run, start
 
-ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 CHECKPOINT = "checkpoint.safetensors"
-
-
-def adapter(folder):
-    return {name: data for name, data in contents(folder).items() if name in ADAPTER}
 
 
 def metadata(path):
@@ -65,7 +60,7 @@ class Resume(Case):
         self.assertGreaterEqual(kills, 10)
         if (folder / CHECKPOINT).exists():
             self.assertCode(run(*words, "--resume"), 0)
-        self.assertEqual(set(contents(folder)), ADAPTER)
+        self.assertEqual(set(contents(folder)), RESULT)
         self.assertEqual(adapter(folder), adapter(self.dir / "whole"))
 
     def test_interrupted(self):
@@ -77,7 +72,7 @@ class Resume(Case):
         going.send_signal(signal.SIGINT)
         text, error = going.communicate()
         self.assertEqual(going.returncode, 0, error)
-        self.assertEqual(set(contents(self.dir / out)), ADAPTER | {CHECKPOINT})
+        self.assertEqual(set(contents(self.dir / out)), RESULT | {CHECKPOINT})
         command = [line for line in error.decode().splitlines() if line.startswith("  qlora finetune ")]
         words = shlex.split(command[0])[1:]
         self.assertEqual(words[-1], "--resume")
@@ -111,7 +106,7 @@ class Resume(Case):
         (folder / ".try-abcdef").write_bytes(b"")
         (folder / "mine.tmp-4194304-0").write_bytes(b"mine")
         self.assertCode(run(*self.words("swept", "--steps", 1)), 0)
-        self.assertEqual(set(contents(folder)), ADAPTER | {"adapter_config.json.tmp-1-0", "mine.tmp-4194304-0"})
+        self.assertEqual(set(contents(folder)), RESULT | {"adapter_config.json.tmp-1-0", "mine.tmp-4194304-0"})
 
 
 class Health(Case):
@@ -145,7 +140,7 @@ class Health(Case):
         self.assertEqual(done.json()["skipped_steps"], 1)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         self.assertEqual(sum(line.get("skipped", False) for line in lines), 1)
-        self.assertEqual(set(contents(self.dir / "skips")), ADAPTER)
+        self.assertEqual(set(contents(self.dir / "skips")), RESULT)
 
 
 if __name__ == "__main__":

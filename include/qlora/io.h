@@ -82,6 +82,19 @@ typedef struct ql_metadata {
 QL_API ql_status ql_safetensors_write(const char *path, const ql_tensor *tensors, size_t count,
                                       const ql_metadata *metadata, size_t pairs, ql_error *err);
 
+/* What tells one file from another. */
+typedef struct ql_file_digest {
+    uint64_t bytes;
+    char sha256[65]; /* hexadecimal */
+    bool whole;      /* of all bytes; else of the first and the last limit/2 bytes, one after the other */
+} ql_file_digest;
+
+/* Reads a file for its SHA-256: all of it when `limit` is 0 or it has no more bytes, else both its ends. */
+QL_API ql_status ql_file_sha256(ql_file_digest *out, const char *path, uint64_t limit, ql_error *err);
+
+/* Writes a file of those bytes, whole or not at all: on error what was at `path` stays. */
+QL_API ql_status ql_file_write(const char *path, const void *data, size_t bytes, ql_error *err);
+
 /* Builds one JSON text. Zeroed is empty and ready; `pretty` may be set before the first call. Out of memory
  * and wrong nesting are remembered and reported when the text is written. Keys are NULL inside of arrays and
  * for the outermost value. Bytes that are no UTF-8 become U+FFFD, NaN and infinities null. */

@@ -126,6 +126,9 @@ QL_API ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainabl
  * base_name goes to base_model_name_or_path. */
 QL_API ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *base_name, ql_error *err);
 
+/* Names and versions of the libraries at work, as one line; returns text[size]. */
+QL_API const char *ql_libraries_describe(char *text, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

@@ -340,7 +340,7 @@ bool cli_parse(cli_args *args, const cli_command *command, int argc, char **argv
     *args = (cli_args){.command = command, .values = values};
     memset(values, 0, command->values);
     for (size_t i = 0; (option = cli_option_at(command, i)) != NULL; i++)
-        if (option->fallback)
+        if ((args->defaults[i] = option->fallback) != NULL)
             cli_store(option, option->fallback, values);
     if (asks_for_help(argc, argv)) {
         cli_help(command);

@@ -49,6 +49,7 @@ typedef struct cli_args {
     const void *values;                 /* the command's struct, filled */
     const char *given[CLI_MAX_OPTIONS]; /* values as typed ("yes" or "no" for flags), by cli_option_at() index;
                                            NULL: not given, the default holds */
+    const char *defaults[CLI_MAX_OPTIONS]; /* the defaults in force, in the same way; NULL: none */
     bool from_file[CLI_MAX_OPTIONS];    /* given in the file of --config, not on the command line */
     struct cli_settings *settings;      /* that file, or NULL */
 } cli_args;

@@ -1,6 +1,7 @@
 /* qlora finetune: the options and the run. */
 #include "cli/finetune.h"
 
+#include <string.h>
 #include <unistd.h>
 
 #include "cli/commands.h"
@@ -79,6 +80,32 @@ static int measure(finetune *f, size_t step, const char *when, ql_eval_report *r
     return CLI_OK;
 }
 
+/* What it costs when it fails is a warning, not the training. */
+static void save_record(finetune *f)
+{
+    char path[4096 + 32], batch[24], accum[24];
+    ql_error err = {0};
+    ql_file_digest adapter;
+    size_t done = ql_trainer_done(f->trainer);
+    const ql_train_options *t = &f->train;
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", f->v->output);
+    snprintf(batch, sizeof batch, "%zu", t->batch_size);
+    snprintf(accum, sizeof accum, "%zu", t->grad_accum);
+    const cli_changed fitted[] = {{"max-memory", NULL}, /* what it chose, which another day it might not */
+                                  {"batch-size", batch},
+                                  {"grad-accum", accum},
+                                  {"recompute", t->recompute ? "yes" : "no"},
+                                  {NULL, NULL}},
+                      *none = &fitted[4];
+    ql_status status = ql_file_sha256(&adapter, path, 0, &err);
+    memcpy(f->adapter_sha256, adapter.sha256, sizeof adapter.sha256);
+    if (!status)
+        status = cli_record_write(&f->record, f->v->output, f->v->max_memory ? fitted : none, done,
+                                  done == ql_trainer_steps(f->trainer) ? adapter.sha256 : NULL, &err);
+    if (status)
+        fprintf(stderr, "qlora: warning: %s; the run is not recorded\n", err.message);
+}
+
 static int save(finetune *f)
 {
     ql_error err = {0};
@@ -86,6 +113,7 @@ static int save(finetune *f)
     if (ql_adapter_save(f->session.model, f->v->output, f->v->common.model, &err))
         return cli_failed(&err);
     f->saved = true;
+    save_record(f);
     return CLI_OK;
 }
 

@@ -4,6 +4,7 @@
 
 #include "cli/common.h"
 #include "cli/progress.h"
+#include "cli/record.h"
 #include "cli/runlog.h"
 
 typedef struct finetune_values {
@@ -35,6 +36,8 @@ typedef struct finetune {
     ql_trainer *trainer;
     size_t process; /* bytes resident before the weights were read: code, tokenizer, data */
     cli_runlog log;
+    cli_record record;
+    char adapter_sha256[65]; /* of the file that was saved last; empty: none */
     cli_progress progress;
     ql_eval_report before, after; /* held-out loss; samples 0: not measured */
     double last_loss;

@@ -78,6 +78,17 @@ static size_t planned(const finetune *f)
     return finetune_total(&model, &trainer) + finetune_others(f, f->session.model, valid);
 }
 
+/* The SHA-256 of the adapter that --config asks for, by the record of a run that ended. */
+static const char *wanted(const finetune *f)
+{
+    return f->interrupted ? NULL : cli_record_wanted(&f->record);
+}
+
+static bool is_wanted(const finetune *f)
+{
+    return strcmp(f->adapter_sha256, wanted(f)) == 0;
+}
+
 static void conclude_for_people(const finetune *f)
 {
     cli_text time, peak, plan;
@@ -92,6 +103,9 @@ static void conclude_for_people(const finetune *f)
                 f->after.loss, f->after.loss - f->before.loss, f->before.perplexity, f->after.perplexity);
     cli_say(&f->session, "Peak resident memory %s, planned %s\nThe adapter is in %s\n",
             cli_bytes(cli_peak_memory(), peak), cli_bytes(planned(f), plan), f->v->output);
+    if (wanted(f))
+        cli_say(&f->session, "It %s the one that %s records\n",
+                is_wanted(f) ? "is, bit for bit," : "differs from", f->v->config);
 }
 
 static void put_memory(ql_json *json, const finetune *f)
@@ -156,6 +170,9 @@ static int conclude_as_json(const finetune *f)
     ql_json_number(&json, "load_seconds", f->session.load_seconds);
     put_memory(&json, f);
     ql_json_string(&json, "adapter", f->v->output);
+    ql_json_string(&json, "adapter_sha256", *f->adapter_sha256 ? f->adapter_sha256 : NULL);
+    if (wanted(f))
+        ql_json_bool(&json, "as_recorded", is_wanted(f));
     return cli_json_print(&json);
 }
 

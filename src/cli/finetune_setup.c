@@ -91,6 +91,21 @@ int finetune_read_options(finetune *f, const cli_args *args)
     return status;
 }
 
+static int record(finetune *f, const cli_args *args)
+{
+    const finetune_values *v = f->v;
+    cli_record_open(&f->record, args);
+    int status = cli_record_add(&f->record, "model", v->common.model);
+    if (status == CLI_OK)
+        status = cli_record_add(&f->record, "adapter", v->common.adapter);
+    if (status == CLI_OK)
+        status = cli_record_add(&f->record, "data", v->data);
+    if (status == CLI_OK)
+        status = cli_record_add(&f->record, "valid", v->valid);
+    cli_record_compare(&f->record);
+    return status;
+}
+
 int finetune_prepare(finetune *f, const cli_args *args)
 {
     int status = finetune_read_options(f, args);
@@ -98,6 +113,8 @@ int finetune_prepare(finetune *f, const cli_args *args)
         status = cli_session_open(&f->session, args);
     if (status == CLI_OK)
         status = finetune_open_data(f);
+    if (status == CLI_OK)
+        status = record(f, args);
     if (status == CLI_OK)
         status = cli_output_make(f->v->output, &f->made_output);
     if (status == CLI_OK)
@@ -160,6 +177,7 @@ void finetune_close(finetune *f)
     if (f->made_output && !f->saved)
         rmdir(f->v->output);
     cli_runlog_close(&f->log);
+    cli_record_close(&f->record);
     ql_trainer_destroy(f->trainer);
     ql_dataset_close(f->data);
     ql_dataset_close(f->valid);

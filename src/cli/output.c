@@ -54,7 +54,8 @@ int cli_output_make(const char *dir, bool *made)
 /* Temporary files are called NAME.tmp-PROCESS-NUMBER: those of processes that live are somebody's. */
 void cli_output_sweep(const char *dir)
 {
-    static const char *const names[] = {"checkpoint.safetensors", "adapter_model.safetensors", "adapter_config.json"};
+    static const char *const names[] = {"checkpoint.safetensors", "adapter_model.safetensors", "adapter_config.json",
+                                        "run.yaml"};
     DIR *folder = opendir(dir);
     for (struct dirent *entry; folder && (entry = readdir(folder)) != NULL;) {
         const char *mark = strstr(entry->d_name, ".tmp-");

@@ -60,10 +60,8 @@ static int store(target *t, const cli_yaml_entry *entry, const char *text)
     cli_expects(t->option, why);
     if (t->option->kind == CLI_FLAG && (text = flag_of(text)) == NULL)
         return complain(t->args, entry, why);
-    if (t->given) {
-        t->args->given[t->index] = text;
-        t->args->from_file[t->index] = true;
-    }
+    (t->given ? t->args->given : t->args->defaults)[t->index] = text;
+    t->args->from_file[t->index] |= t->given;
     return cli_store(t->option, text, t->values) ? CLI_OK : complain(t->args, entry, why);
 }
 
@@ -180,6 +178,11 @@ int cli_settings_apply(cli_args *args, void *values)
     if (status == CLI_OK)
         status = take_all(args, values, "", true);
     return status == CLI_OK ? take_all(args, values, DEFAULTS, false) : status;
+}
+
+const char *cli_settings_file(const cli_settings *settings)
+{
+    return settings->file;
 }
 
 const char *cli_settings_recorded(const cli_settings *settings, const char *key)

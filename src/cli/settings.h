@@ -12,6 +12,8 @@ typedef struct cli_settings cli_settings;
  * Returns the exit status; complaints name file, line and key. The file is kept in args->settings. */
 int cli_settings_apply(cli_args *args, void *values);
 
+const char *cli_settings_file(const cli_settings *settings);
+
 /* The value of `key` below "record", keys inside of it with '/' between; NULL when it has none. */
 const char *cli_settings_recorded(const cli_settings *settings, const char *key);
 

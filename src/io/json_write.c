@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
-#include "io/output.h"
 #include "qlora/io.h"
 
 #define MAX_DEPTH 64
@@ -215,14 +214,9 @@ ql_status ql_json_line(ql_json *json, FILE *file, const char *name, ql_error *er
 
 ql_status ql_json_write(ql_json *json, const char *path, ql_error *err)
 {
-    ql_output output;
     ql_status status = finish(json, path, err);
     if (status == QL_OK)
-        status = ql_output_open(&output, path, err);
-    if (status == QL_OK) {
-        ql_output_write(&output, json->text, json->length);
-        status = ql_output_commit(&output, err);
-    }
+        status = ql_file_write(path, json->text, json->length, err);
     restart(json);
     return status;
 }

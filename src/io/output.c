@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "qlora/io.h"
 
 static void release(ql_output *output)
 {
@@ -117,4 +118,14 @@ void ql_output_abort(ql_output *output)
         unlink(output->temp);
     }
     release(output);
+}
+
+ql_status ql_file_write(const char *path, const void *data, size_t bytes, ql_error *err)
+{
+    ql_output output;
+    ql_status status = ql_output_open(&output, path, err);
+    if (status)
+        return status;
+    ql_output_write(&output, data, bytes);
+    return ql_output_commit(&output, err);
 }
