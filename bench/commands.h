@@ -4,6 +4,7 @@
 
 int bench_matmul(int argc, char **argv);
 int bench_ops(int argc, char **argv);
+int bench_lora(int argc, char **argv);
 int bench_step(int argc, char **argv);
 
 #endif

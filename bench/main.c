@@ -6,10 +6,11 @@
 #include "commands.h"
 
 static const char help[] =
-    "usage: qlora-bench [matmul|ops|step] [options]\n"
+    "usage: qlora-bench [matmul|ops|lora|step] [options]\n"
     "\n"
     "  matmul   products with quantized weights, for every kernel, shape and format (also without a name)\n"
     "  ops      attention, norms, rotation and activation of named models\n"
+    "  lora     the thin products of adapters; tokens (512) and rank (16) may follow\n"
     "  step     whole training steps of named models with random weights: tokens a second, time by part, memory\n"
     "\n"
     "qlora-bench NAME --help shows the options.\n";
@@ -19,7 +20,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"matmul", bench_matmul}, {"ops", bench_ops}, {"step", bench_step}};
+    } commands[] = {{"matmul", bench_matmul}, {"ops", bench_ops}, {"lora", bench_lora}, {"step", bench_step}};
     if (argc < 2 || (argv[1][0] == '-' && strcmp(argv[1], "--help") != 0))
         return bench_matmul(argc, argv);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)

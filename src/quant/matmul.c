@@ -14,6 +14,7 @@ typedef struct job {
     const ql_product *product;
     ql_plan plan;
     size_t tiles_across; /* tiles side by side along the outputs */
+    ql_then then;        /* run is NULL: nothing */
     ql_workers *workers;
 } job;
 
@@ -38,6 +39,8 @@ static void compute_tile(void *ctx, size_t index, size_t worker)
     t.rows = p->m - t.row < j->plan.rows ? p->m - t.row : j->plan.rows;
     t.cols = outputs - t.col < j->plan.cols ? outputs - t.col : j->plan.cols;
     j->kernel->tile(p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
+    if (j->then.run)
+        j->then.run(j->then.self, t);
 }
 
 ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
@@ -46,11 +49,12 @@ ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *
     return (ql_scratch){.shared = plan.packed, .worker = plan.scratch};
 }
 
-void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_workers *workers)
+static void run(const ql_matmul_kernel *kernel, const ql_product *p, ql_then then, ql_workers *workers)
 {
     if (p->m == 0)
         return;
-    job j = {.kernel = kernel, .product = p, .plan = kernel->plan(p, ql_workers_count(workers)), .workers = workers};
+    job j = {.kernel = kernel, .product = p, .plan = kernel->plan(p, ql_workers_count(workers)), .then = then,
+             .workers = workers};
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
     j.tiles_across = pieces(outputs, j.plan.cols);
     assert(ql_scratch_fits(workers, (ql_scratch){.shared = j.plan.packed, .worker = j.plan.scratch}));
@@ -65,6 +69,18 @@ void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_work
                 pieces(p->m, j.plan.rows) * j.tiles_across, compute_tile, &j);
     if (blas_threads != 1)
         openblas_set_num_threads(blas_threads);
+}
+
+void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_workers *workers)
+{
+    run(kernel, p, (ql_then){0}, workers);
+}
+
+void ql_matmul_then(const ql_weight *w, bool transposed, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
+                    bool add, ql_then then, ql_workers *workers)
+{
+    ql_product p = {.w = &w->view, .transposed = transposed, .m = m, .x = x, .ldx = ldx, .y = y, .ldy = ldy, .add = add};
+    run(w->kernel, &p, then, workers);
 }
 
 ql_scratch ql_matmul_scratch(const ql_weight *w, size_t m, size_t threads)
