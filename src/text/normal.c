@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "text/grow.h"
 
+enum { MOST_GROWTH = 64 }; /* of a text: a file of a few replacements must not ask for all memory */
+
 ql_status ql_short_string(char *to, size_t size, const ql_json_at *object, const char *key, ql_error *err)
 {
     const char *text = NULL;
@@ -21,9 +23,19 @@ ql_status ql_short_string(char *to, size_t size, const ql_json_at *object, const
     return QL_OK;
 }
 
+/* How many times longer a text can become by it. */
+static size_t growth(const ql_edit *edit)
+{
+    size_t from = strlen(edit->from), to = strlen(edit->to);
+    return edit->kind == QL_EDIT_REPLACE && to > from ? (to + from - 1) / from : 1;
+}
+
 bool ql_edits_add(ql_edits *edits, const ql_edit *edit)
 {
-    if (edits->count == sizeof edits->list / sizeof *edits->list)
+    size_t all = growth(edit);
+    for (size_t i = 0; i < edits->count; i++)
+        all *= growth(&edits->list[i]);
+    if (edits->count == sizeof edits->list / sizeof *edits->list || all > MOST_GROWTH)
         return false;
     edits->list[edits->count++] = *edit;
     return true;
@@ -79,7 +91,8 @@ static ql_status load_step(void *ctx, const ql_json_at *step, const char *type, 
                        step->file, type);
     }
     if (!status && !ql_edits_add(edits, &edit))
-        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: normalizer: more than %zu steps", step->file, edits->count);
+        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: normalizer: more than %zu steps, or steps that make a text longer than %d times", step->file,
+                         sizeof edits->list / sizeof *edits->list, MOST_GROWTH);
     return status;
 }
 

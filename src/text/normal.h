@@ -33,7 +33,7 @@ typedef struct ql_edits {
 /* The member "normalizer" of a tokenizer.json: NFC, NFD, NFKC, NFKD, Prepend, Replace of a string, or a sequence
  * of them; null is none. */
 ql_status ql_edits_load(ql_edits *edits, const ql_json_at *root, ql_error *err);
-bool ql_edits_add(ql_edits *edits, const ql_edit *edit); /* false: there are too many */
+bool ql_edits_add(ql_edits *edits, const ql_edit *edit); /* false: there are too many, or texts grow too long */
 
 /* Calls load for the component at root[key], or, when that is a Sequence, for each of its steps in component[list].
  * A missing or null component is none. */

@@ -90,7 +90,7 @@ static ql_status add_edit(loading *into, ql_edit edit, const ql_json_at *step, q
                        "%s: %s: a step that changes the text after one that splits it is not supported", step->file,
                        step->path);
     if (!ql_edits_add(into->edits, &edit))
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: pre_tokenizer: too many steps", step->file);
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: pre_tokenizer: too many steps, or steps that make texts too long", step->file);
     return QL_OK;
 }
 

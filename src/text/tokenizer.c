@@ -90,7 +90,8 @@ ql_status ql_tokenizer_load(ql_tokenizer *t, const ql_json_at *root, ql_error *e
     if (!status && strcmp(type, "BPE") != 0)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: model.type %s is not supported; known: BPE", root->file, type);
     if (!status)
-        status = ql_vocab_load(&t->vocab, &model, ql_added_reach(root), err);
+        status = ql_vocab_load(&t->vocab, &model, ql_added_reach(root),
+                               json_array_size(ql_json_member(root, "added_tokens")), err);
     if (!status)
         status = ql_edits_load(&t->normalizer, root, err);
     if (!status)

@@ -7,6 +7,8 @@
 #include "text/grow.h"
 #include "text/hash.h"
 
+enum { MOST_HOLES = 64 }; /* ids for each token: what a file makes us allocate goes by its size */
+
 static size_t slot_of(const ql_vocab *vocab, const char *text, size_t length)
 {
     size_t slot = ql_hash(text, length) & vocab->mask;
@@ -66,7 +68,7 @@ static ql_status allocate(ql_vocab *vocab, size_t count, ql_error *err)
     return QL_OK;
 }
 
-ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, ql_error *err)
+ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, size_t added, ql_error *err)
 {
     ql_json_at texts;
     ql_status status = ql_json_get_object(model, "vocab", QL_REQUIRED, &texts, err);
@@ -85,6 +87,9 @@ ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, 
     }
     if (!count)
         return ql_json_expected(&texts, "tokens and ids", err);
+    if (count / MOST_HOLES > json_object_size(texts.value) + added + 1024)
+        return ql_fail(err, QL_ERR_FORMAT, "%s: model.vocab: %zu tokens with ids up to %zu: this is no vocabulary",
+                       model->file, json_object_size(texts.value) + added, count - 1);
     if ((status = allocate(vocab, count, err)))
         return status;
     json_object_keylen_foreach((json_t *)texts.value, text, length, id)

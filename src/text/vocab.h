@@ -19,8 +19,9 @@ typedef struct ql_vocab {
     size_t mask;
 } ql_vocab;
 
-/* Makes room for every id in model.vocab (text -> id) and below `least`, and puts the texts in. */
-ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, ql_error *err);
+/* Makes room for every id in model.vocab (text -> id) and below `least`, and puts the texts in. `added` tokens are put
+ * later. QL_ERR_FORMAT when there are many more ids than tokens for them. */
+ql_status ql_vocab_load(ql_vocab *vocab, const ql_json_at *model, size_t least, size_t added, ql_error *err);
 ql_status ql_vocab_put(ql_vocab *vocab, const char *text, size_t length, int64_t id, ql_error *err);
 int32_t ql_vocab_find(const ql_vocab *vocab, const char *text, size_t length); /* -1: not there */
 const char *ql_vocab_text(const ql_vocab *vocab, int32_t id, size_t *length);  /* NULL: not there; length may be NULL */
