@@ -105,6 +105,16 @@ ql_rope_config ql_model_rope(const ql_model *model)
     };
 }
 
+/* Bytes of norms and biases that a model of these files can have: in fp32 they take twice what they do in the files at
+ * most, and each begins at a multiple of QL_ALIGN. What a configuration alone says must not be allocated. */
+static size_t most_dense(const ql_model *model)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < ql_tensors_count(model->files); i++)
+        most += 2 * ql_tensors_at(model->files, i)->bytes + QL_ALIGN;
+    return most;
+}
+
 ql_status ql_model_prepare(ql_model *model, ql_error *err)
 {
     model->blocks = calloc(model->config.layers, sizeof *model->blocks);
@@ -112,6 +122,9 @@ ql_status ql_model_prepare(ql_model *model, ql_error *err)
         return ql_fail(err, QL_ERR_MEMORY, "%zu blocks: out of memory", model->config.layers);
     ql_arena plan = {0};
     ql_model_list_dense(model, &plan);
+    if (model->files && plan.used > most_dense(model))
+        return ql_fail(err, QL_ERR_FORMAT, "norms and biases of %zu layers would take %zu bytes: more than there can be "
+                       "in these files; is the configuration of another model?", model->config.layers, plan.used);
     model->dense = ql_alloc(plan.used);
     if (!model->dense)
         return ql_fail(err, QL_ERR_MEMORY, "norms and biases: %zu bytes are not to be had", plan.used);
