@@ -55,14 +55,14 @@ static void gradient_a(layer *l)
 {
     ql_outer_add(&(ql_outer){.m = l->m, .r = l->adapter.r, .cols = l->adapter.k, .s = l->h, .x = l->x,
                              .ldx = l->adapter.k, .out = l->grad, .stride_i = l->adapter.k, .stride_j = 1},
-                 NULL);
+                 1, NULL);
 }
 
 static void gradient_b(layer *l)
 {
     ql_outer_add(&(ql_outer){.m = l->m, .r = l->adapter.r, .cols = l->adapter.n, .s = l->h, .x = l->y,
                              .ldx = l->adapter.n, .out = l->grad, .stride_i = 1, .stride_j = l->adapter.r},
-                 NULL);
+                 1, NULL);
 }
 
 static int ascending(const void *a, const void *b)

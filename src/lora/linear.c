@@ -169,12 +169,13 @@ static void add_gradients(const ql_adapter *a, size_t m, const float *x, size_t 
                           const float *h, const float *dh, const ql_dropout *dropout, ql_workers *workers)
 {
     ql_mark(workers, QL_PART_ADAPTERS);
-    ql_outer_add(&(ql_outer){.m = m, .r = a->r, .cols = a->n, .s = h, .x = dy, .ldx = lddy, .out = a->grad_b,
-                             .stride_i = 1, .stride_j = a->r},
-                 workers);
-    ql_outer_add(&(ql_outer){.m = m, .r = a->r, .cols = a->k, .s = dh, .x = x, .ldx = ldx, .dropout = dropout,
-                             .out = a->grad_a, .stride_i = a->k, .stride_j = 1},
-                 workers);
+    const ql_outer outers[] = {
+        {.m = m, .r = a->r, .cols = a->n, .s = h, .x = dy, .ldx = lddy, .out = a->grad_b, .stride_i = 1,
+         .stride_j = a->r},
+        {.m = m, .r = a->r, .cols = a->k, .s = dh, .x = x, .ldx = ldx, .dropout = dropout, .out = a->grad_a,
+         .stride_i = a->k, .stride_j = 1},
+    };
+    ql_outer_add(outers, 2, workers);
 }
 
 /* dx += mask(dh A) of up to DROPOUT_TOKENS tokens, the first of which is token `first` of the batch. */

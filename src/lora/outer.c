@@ -73,10 +73,17 @@ static void run_strip(const ql_outer *o, strip s, ql_outer_kernel *kernel)
             out[i * o->stride_i + j * o->stride_j] += acc[i * QL_OUTER_COLS + j];
 }
 
+static size_t strips(const ql_outer *o)
+{
+    return (o->cols + QL_OUTER_COLS - 1) / QL_OUTER_COLS * ((o->r + RANKS - 1) / RANKS);
+}
+
 static void task(void *ctx, size_t index, size_t worker)
 {
     const ql_outer *o = ctx;
     (void)worker;
+    for (; index >= strips(o); o++)
+        index -= strips(o);
     size_t across = (o->cols + QL_OUTER_COLS - 1) / QL_OUTER_COLS;
     strip s = {.col = index % across * QL_OUTER_COLS, .rank = index / across * RANKS};
     s.cols = o->cols - s.col < QL_OUTER_COLS ? o->cols - s.col : QL_OUTER_COLS;
@@ -84,8 +91,10 @@ static void task(void *ctx, size_t index, size_t worker)
     run_strip(o, s, ql_outer_select(ql_cpu_features()));
 }
 
-void ql_outer_add(const ql_outer *outer, ql_workers *workers)
+void ql_outer_add(const ql_outer *outer, size_t count, ql_workers *workers)
 {
-    size_t across = (outer->cols + QL_OUTER_COLS - 1) / QL_OUTER_COLS, down = (outer->r + RANKS - 1) / RANKS;
-    ql_parallel(workers, across * down, task, (void *)outer);
+    size_t tasks = 0;
+    for (size_t i = 0; i < count; i++)
+        tasks += strips(&outer[i]);
+    ql_parallel(workers, tasks, task, (void *)outer);
 }

@@ -19,7 +19,8 @@ typedef struct ql_outer {
     size_t stride_i, stride_j;
 } ql_outer;
 
-void ql_outer_add(const ql_outer *outer, ql_workers *workers);
+/* Several at once, so that threads share the strips of narrow ones. */
+void ql_outer_add(const ql_outer *outer, size_t count, ql_workers *workers);
 
 /* Kernels: acc[rows][QL_OUTER_COLS] += sum over t < m of s[t*lds + i] * x[t*ldx + j], rows <= QL_OUTER_ROWS. */
 enum { QL_OUTER_COLS = 48, QL_OUTER_ROWS = 8 };
