@@ -1,12 +1,15 @@
 #include <assert.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/arena.h"
 #include "base/cpu.h"
+#include "base/half.h"
 #include "base/workers.h"
 #include "model/ops.h"
 #include "model/ops_kernels.h"
+#include "quant/matmul.h"
 
 /* Logits live for one chunk of tokens: 32 MB of them, but at least 128 rows, so that enough tokens share the
  * decoding of the head (with 152k words 64 rows took a quarter longer), and at most 256. */
@@ -19,6 +22,8 @@ typedef struct chunk {
     float *x, *logits; /* [rows][hidden], also dx; [rows][vocabulary] */
     size_t *token;     /* [rows] where each row comes from */
     double *row_loss;  /* [rows]; NaN for logits that are not finite */
+    float *row_scale;  /* [rows] of the gradient */
+    _Atomic uint32_t *highest; /* [rows] of the logits, as ordered() */
 } chunk;
 
 static size_t chunk_rows(const ql_weight *head, size_t m)
@@ -36,6 +41,8 @@ static chunk carve(ql_arena *arena, const ql_weight *head, size_t m)
     c.logits = ql_take(arena, rows * c.vocabulary, float);
     c.token = ql_take(arena, rows, size_t);
     c.row_loss = ql_take(arena, rows, double);
+    c.row_scale = ql_take(arena, rows, float);
+    c.highest = ql_take(arena, rows, _Atomic uint32_t);
     return c;
 }
 
@@ -51,22 +58,52 @@ ql_scratch ql_loss_scratch(const ql_weight *head, size_t m, size_t threads)
     return ql_matmul_scratch(head, chunk_rows(head, m), threads);
 }
 
+/* Integers in the order of finite numbers; NOTHING is below and not_finite above them. */
+enum { NOTHING = 0 };
+static const uint32_t not_finite = UINT32_MAX;
+
+static uint32_t ordered(float x)
+{
+    uint32_t u = ql_float_bits(x);
+    return u >> 31 ? ~u : u | 0x80000000u;
+}
+
+static float unordered(uint32_t u)
+{
+    return ql_float_from_bits(u >> 31 ? u & 0x7fffffffu : ~u);
+}
+
 static void gather_row(void *ctx, size_t row, size_t worker)
 {
     const chunk *c = ctx;
     (void)worker;
     memcpy(c->x + row * c->hidden, c->loss->x + c->token[row] * c->loss->ldx, c->hidden * sizeof(float));
+    atomic_store(&c->highest[row], NOTHING);
 }
 
-/* Logits in; the row's loss and, where a gradient is wanted, d(grad_scale * loss)/d(logits) out. */
+/* The largest logits, of each rectangle while it is in the cache. A maximum is the same in any order. */
+static void raise_highest(const void *self, ql_tile t)
+{
+    const chunk *c = self;
+    for (size_t row = t.row; row < t.row + t.rows; row++) {
+        float max;
+        bool finite = c->kernels->highest(t.cols, c->logits + row * c->vocabulary + t.col, &max);
+        uint32_t here = finite ? ordered(max) : not_finite, there = atomic_load(&c->highest[row]);
+        while (there < here && !atomic_compare_exchange_weak(&c->highest[row], &there, here))
+            ;
+    }
+}
+
+/* Logits in; the row's loss and, where a gradient is wanted, d(loss)/d(logits) out but for the factor row_scale, which
+ * the product with the head leaves to scatter_row(): hidden numbers to scale instead of words. */
 static void softmax_row(void *ctx, size_t row, size_t worker)
 {
     const chunk *c = ctx;
-    float *logits = c->logits + row * c->vocabulary, max;
+    float *logits = c->logits + row * c->vocabulary, max = unordered(c->highest[row]);
     size_t target = (size_t)c->loss->target[c->token[row]];
     (void)worker;
     assert(target < c->vocabulary);
-    if (!c->kernels->highest(c->vocabulary, logits, &max)) {
+    if (c->highest[row] == not_finite) {
         c->row_loss[row] = NAN;
         return;
     }
@@ -75,22 +112,25 @@ static void softmax_row(void *ctx, size_t row, size_t worker)
     c->row_loss[row] = log(sum) + distance;
     if (!c->loss->dx)
         return;
-    c->kernels->scale(c->vocabulary, logits, (float)(c->loss->grad_scale / sum));
-    logits[target] -= c->loss->grad_scale;
+    logits[target] = (float)((double)logits[target] - sum);
+    c->row_scale[row] = (float)(c->loss->grad_scale / sum);
 }
 
 static void scatter_row(void *ctx, size_t row, size_t worker)
 {
     const chunk *c = ctx;
+    float *dx = c->loss->dx + c->token[row] * c->loss->lddx;
     (void)worker;
-    memcpy(c->loss->dx + c->token[row] * c->loss->lddx, c->x + row * c->hidden, c->hidden * sizeof(float));
+    memcpy(dx, c->x + row * c->hidden, c->hidden * sizeof *dx);
+    c->kernels->scale(c->hidden, dx, c->row_scale[row]);
 }
 
 static void run_chunk(chunk *c, ql_loss_sum *out, ql_workers *workers)
 {
     const ql_loss *loss = c->loss;
     ql_parallel(workers, c->rows, gather_row, c);
-    ql_matmul(loss->head, c->rows, c->x, c->hidden, c->logits, c->vocabulary, false, workers);
+    ql_matmul_then(loss->head, false, c->rows, c->x, c->hidden, c->logits, c->vocabulary, false,
+                   (ql_then){raise_highest, c}, workers);
     ql_parallel(workers, c->rows, softmax_row, c);
     for (size_t r = 0; r < c->rows; r++) {
         if (isnan(c->row_loss[r]) && out->first_bad == loss->m)
