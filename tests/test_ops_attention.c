@@ -3,14 +3,31 @@
 #include "ops_support.h"
 
 typedef struct shape {
-    size_t heads, kv_heads, head_dim, sequences, lengths[3];
+    size_t heads, kv_heads, head_dim, sequences, lengths[3], window;
+    float softcap;
 } shape;
 
 static const shape shapes[] = {
-    {1, 1, 8, 1, {1}},          {2, 1, 16, 2, {2, 63}},  {4, 2, 16, 3, {63, 64, 65}}, {7, 1, 64, 3, {65, 1, 130}},
-    {2, 1, 80, 2, {200, 2}},    {2, 2, 128, 1, {65}},    {14, 2, 64, 1, {63}},        {3, 3, 13, 2, {33, 5}},
-    {1, 1, 256, 2, {40, 64}},   {2, 2, 1, 1, {20}},      {4, 1, 10, 2, {200, 17}},
-    {2, 1, 16, 3, {600, 1, 257}}, {1, 1, 8, 2, {1100, 256}}, /* several parts a sequence in the backward pass */
+    {1, 1, 8, 1, {1}, 0, 0},
+    {2, 1, 16, 2, {2, 63}, 0, 0},
+    {4, 2, 16, 3, {63, 64, 65}, 0, 0},
+    {7, 1, 64, 3, {65, 1, 130}, 0, 0},
+    {2, 1, 80, 2, {200, 2}, 0, 0},
+    {2, 2, 128, 1, {65}, 0, 0},
+    {14, 2, 64, 1, {63}, 0, 0},
+    {3, 3, 13, 2, {33, 5}, 0, 0},
+    {1, 1, 256, 2, {40, 64}, 0, 0},
+    {2, 2, 1, 1, {20}, 0, 0},
+    {4, 1, 10, 2, {200, 17}, 0, 0},
+    {2, 1, 16, 3, {600, 1, 257}, 0, 0}, /* several parts a sequence in the backward pass */
+    {1, 1, 8, 2, {1100, 256}, 0, 0},
+    {2, 1, 16, 3, {63, 1, 130}, 1, 0}, /* windows and soft caps */
+    {2, 1, 16, 2, {200, 40}, 7, 0},
+    {1, 1, 16, 2, {300, 65}, 64, 0},
+    {2, 2, 24, 2, {130, 5}, 0, 2.5f},
+    {1, 1, 8, 2, {600, 70}, 100, 4},
+    {1, 1, 16, 1, {300}, 270, 1},
+    {2, 1, 16, 1, {65}, 64, 0.5f},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, GAP = 3 };
 
@@ -23,7 +40,8 @@ typedef struct problem {
 
 static void setup(problem *p, const shape *s)
 {
-    *p = (problem){.config = {s->heads, s->kv_heads, s->head_dim, 1 / sqrtf((float)s->head_dim), s->sequences, 0}};
+    *p = (problem){.config = {s->heads, s->kv_heads, s->head_dim, 1 / sqrtf((float)s->head_dim), s->sequences, 0,
+                               s->window, s->softcap}};
     for (size_t i = 0; i < s->sequences; i++)
         p->start[i + 1] = p->start[i] + s->lengths[i];
     p->config.start = p->start;
@@ -61,12 +79,24 @@ static size_t sequence_of(const problem *p, size_t token)
     return s;
 }
 
+/* The first token of its sequence that `token` sees. */
+static size_t first_seen(const problem *p, size_t token)
+{
+    size_t first = p->start[sequence_of(p, token)], window = p->config.window;
+    return window && token - first >= window ? token - window + 1 : first;
+}
+
+static double capped(const problem *p, double score)
+{
+    return p->config.softcap > 0 ? p->config.softcap * tanh(score / p->config.softcap) : score;
+}
+
 /* Row `token` of head `head` in double; returns its log of the softmax denominator. `moved` is an element of q, k
  * or v that counts as larger by `step`. */
 static double reference_row(const problem *p, size_t head, size_t token, const float *moved, double step, double *o)
 {
     size_t hd = p->config.head_dim, kv = head / (p->config.heads / p->config.kv_heads);
-    size_t first = p->start[sequence_of(p, token)];
+    size_t first = first_seen(p, token);
     double s[2048], max = -INFINITY, sum = 0;
     for (size_t j = first; j <= token; j++) {
         double dot = 0;
@@ -74,7 +104,7 @@ static double reference_row(const problem *p, size_t head, size_t token, const f
             const float *q = p->q + token * p->ldq + head * hd + d, *k = p->k + j * p->ldkv + kv * hd + d;
             dot += (*q + (q == moved ? step : 0)) * (*k + (k == moved ? step : 0));
         }
-        s[j - first] = dot * p->config.scale;
+        s[j - first] = capped(p, dot * p->config.scale);
         max = s[j - first] > max ? s[j - first] : max;
     }
     memset(o, 0, hd * sizeof *o);
@@ -130,9 +160,9 @@ static void check_forward(const problem *p, const char *name)
 static void reference_gradients(const problem *p, size_t head, size_t token, double *dq, double *dk, double *dv)
 {
     size_t hd = p->config.head_dim, kv = head / (p->config.heads / p->config.kv_heads);
-    size_t first = p->start[sequence_of(p, token)], ld = p->config.kv_heads * hd;
+    size_t first = first_seen(p, token), ld = p->config.kv_heads * hd;
     const float *q = p->q + token * p->ldq + head * hd, *dout = p->dout + token * p->ldq + head * hd;
-    double o[256], share[2048], pull[2048], mean = 0, lse = reference_row(p, head, token, NULL, 0, o);
+    double o[256], share[2048], pull[2048], slope[2048], mean = 0, lse = reference_row(p, head, token, NULL, 0, o);
     for (size_t j = first; j <= token; j++) {
         const float *k = p->k + j * p->ldkv + kv * hd, *v = p->v + j * p->ldkv + kv * hd;
         double dot = 0;
@@ -141,13 +171,15 @@ static void reference_gradients(const problem *p, size_t head, size_t token, dou
             dot += (double)q[d] * k[d];
             pull[j - first] += (double)dout[d] * v[d];
         }
-        share[j - first] = exp(dot * p->config.scale - lse);
+        double score = capped(p, dot * p->config.scale), ratio = p->config.softcap > 0 ? score / p->config.softcap : 0;
+        slope[j - first] = 1 - ratio * ratio;
+        share[j - first] = exp(score - lse);
         mean += share[j - first] * pull[j - first];
     }
     memset(dq, 0, hd * sizeof *dq);
     for (size_t j = first; j <= token; j++)
         for (size_t d = 0; d < hd; d++) {
-            double ds = share[j - first] * (pull[j - first] - mean) * p->config.scale;
+            double ds = share[j - first] * (pull[j - first] - mean) * slope[j - first] * p->config.scale;
             dq[d] += ds * p->k[j * p->ldkv + kv * hd + d];
             dk[j * ld + kv * hd + d] += ds * q[d];
             dv[j * ld + kv * hd + d] += share[j - first] * dout[d];
@@ -291,7 +323,7 @@ START_TEST(sees_only_its_own_past)
 {
     if (!use_tier(_i))
         return;
-    static const shape s = {2, 1, 16, 3, {63, 70, 33}};
+    static const shape s = {2, 1, 16, 3, {63, 70, 33}, 0, 0};
     static const size_t moved[] = {0, 5, 62, 63, 94, 95, 127, 132, 133, 165};
     for (size_t i = 0; i < sizeof moved / sizeof *moved; i++) {
         problem before, after;
@@ -327,7 +359,7 @@ START_TEST(gradients_flow_back_only)
 {
     if (!use_tier(_i))
         return;
-    static const shape s = {2, 1, 16, 1, {100}};
+    static const shape s = {2, 1, 16, 1, {100}, 0, 0};
     problem p;
     setup(&p, &s);
     ql_workers *workers = make_workers(1, ql_attention_scratch(&p.config, p.m, true));

@@ -71,13 +71,16 @@ void ql_swiglu_backward(size_t m, size_t d, const float *gate, size_t ldgate, co
 /* ---- Causal attention with grouped heads over packed sequences ---- */
 
 /* Tokens of several sequences lie one after another; sequence s is tokens [start[s], start[s+1]), and
- * a token sees itself and the earlier tokens of its own sequence. start[0] = 0, start[sequences] = m.
+ * a token sees itself and the earlier tokens of its own sequence, of which a window leaves the last window - 1
+ * (Mistral). start[0] = 0, start[sequences] = m. With a soft cap the scores are cap * tanh(scale q k^T / cap) (Gemma 2).
  * Query head h reads key/value head h / (heads / kv_heads); head h is columns [h*head_dim, (h+1)*head_dim). */
 typedef struct ql_attention {
     size_t heads, kv_heads, head_dim; /* heads is a multiple of kv_heads; head_dim 1..256 */
     float scale;                      /* of q k^T, usually 1 / sqrt(head_dim) */
     size_t sequences;
     const size_t *start; /* [sequences + 1] */
+    size_t window;       /* positions that a token sees, its own among them; 0: all */
+    float softcap;       /* 0: none */
 } ql_attention;
 
 /* For up to m tokens in whatever sequences (config's are not read). Only the backward pass, which works on

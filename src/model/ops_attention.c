@@ -34,7 +34,8 @@ static attention_job begin(const ql_attention *config, bool backward, ql_workers
     for (size_t s = 0; s < config->sequences; s++)
         job.panels += panels_of(&job, config->start[s + 1] - config->start[s]);
     job.all = (ql_attention_part){.head_dim = config->head_dim, .scale = config->scale,
-                                  .group = config->heads / config->kv_heads};
+                                  .group = config->heads / config->kv_heads,
+                                  .window = config->window ? config->window : SIZE_MAX, .softcap = config->softcap};
     return job;
 }
 

@@ -5,6 +5,7 @@
  * and broadcast, times a panel: scores S[stream][PANEL] take the stream's rows; what is accumulated over the
  * stream, [head_dim][PANEL], takes its columns. Only dq sums over the panel's side: S[stream][PANEL] times
  * the panel's rows. */
+#include <float.h>
 #include <math.h>
 
 #include "model/ops_kernels.h"
@@ -144,12 +145,33 @@ static void hide_later_keys(float *s, size_t rows, size_t key, size_t query)
     }
 }
 
+/* The same: a query sees no key that its window has left behind. */
+static void hide_old_keys(float *s, size_t rows, size_t key, size_t query, size_t window)
+{
+    for (size_t r = 0; r < rows && key + r + window < query + PANEL; r++)
+        for (size_t i = key + r + window > query ? key + r + window - query : 0; i < PANEL; i++)
+            s[r * PANEL + i] = -INFINITY;
+}
+
 /* Stream rows are queries from position `query`, lanes keys from position `key`. */
+static void hide_late_queries(float *s, size_t rows, size_t query, size_t key, size_t window)
+{
+    for (size_t r = query < key + window ? key + window - query : 0; r < rows; r++)
+        for (size_t i = 0; i < PANEL && key + i + window <= query + r; i++)
+            s[r * PANEL + i] = -INFINITY;
+}
+
 static void hide_earlier_queries(float *s, size_t rows, size_t query, size_t key)
 {
     for (size_t r = 0; r < rows && query + r < key + PANEL; r++)
         for (size_t i = query + r + 1 - key; i < PANEL; i++)
             s[r * PANEL + i] = -INFINITY;
+}
+
+static void cap(float *s, size_t rows, float softcap)
+{
+    for (size_t i = 0; i < rows * PANEL; i += VN)
+        vstore(s + i, vsoftcap(vload(s + i), softcap));
 }
 
 /* s becomes exp(s - max) with the maximum so far; what was summed under the old one is scaled down. */
@@ -181,11 +203,16 @@ static void forward(const ql_attention_part *p, float *scratch)
     fill(out, hd * PANEL, 0);
     fill(max, PANEL, -INFINITY);
     fill(sum, PANEL, 0);
-    for (size_t key = 0; key < end; key += STREAM) {
+    /* From the first key in sight of the first query on, the first stream has one for every query. */
+    for (size_t key = p->first >= p->window ? p->first + 1 - p->window : 0; key < end; key += STREAM) {
         size_t keys = end - key < STREAM ? end - key : STREAM;
         scores(keys, hd, p->k + key * p->ldkv, p->ldkv, q, s);
+        if (p->softcap > 0)
+            cap(s, keys, p->softcap);
         if (key + keys > p->first)
             hide_later_keys(s, keys, key, p->first);
+        if (end > p->window)
+            hide_old_keys(s, keys, key, p->first, p->window);
         softmax_step(s, keys, max, sum, out, hd);
         size_t ldv = p->ldkv;
         const float *v = close_rows(p->v + key * p->ldkv, &ldv, keys, hd, copy);
@@ -209,6 +236,22 @@ typedef struct key_panel {
     float *copy;              /* of close_rows, twice */
 } key_panel;
 
+/* s, scores that are hidden or capped already, becomes the weights of the softmax, and ds, the weights' gradients, the
+ * scores' before their cap. */
+static void softmax_gradient(const ql_attention_part *p, size_t query, size_t rows, float *s, float *ds)
+{
+    for (size_t r = 0; r < rows; r++) {
+        vf lse = vset(p->lse[query + r]), delta = vset(p->delta[query + r]);
+        for (size_t i = r * PANEL; i < (r + 1) * PANEL; i += VN) {
+            vf score = vload(s + i), e = vexp(score - lse), grad = e * (vload(ds + i) - delta);
+            if (p->softcap > 0) /* a hidden score is minus infinity: its slope is to be 0, too */
+                grad = grad * vsoftcap_slope(vmax(score, vset(-p->softcap)), p->softcap);
+            vstore(s + i, e);
+            vstore(ds + i, grad);
+        }
+    }
+}
+
 static void backward_step(const ql_attention_part *p, const key_panel *panel, size_t query, size_t rows)
 {
     size_t hd = p->head_dim, pad = ql_attention_pad(hd), ldq = p->ldq, lddo = p->lddo;
@@ -217,20 +260,18 @@ static void backward_step(const ql_attention_part *p, const key_panel *panel, si
     float *s = panel->s, *ds = panel->ds;
     scores(rows, hd, q, ldq, panel->k, s);
     scores(rows, hd, dout, lddo, panel->v, ds);
+    if (p->softcap > 0)
+        cap(s, rows, p->softcap);
     if (query < panel->first + PANEL)
         hide_earlier_queries(s, rows, query, panel->first);
-    for (size_t r = 0; r < rows; r++) {
-        vf lse = vset(p->lse[query + r]), delta = vset(p->delta[query + r]);
-        for (size_t i = r * PANEL; i < (r + 1) * PANEL; i += VN) {
-            vf e = vexp(vload(s + i) - lse);
-            vstore(s + i, e);
-            vstore(ds + i, e * (vload(ds + i) - delta));
-        }
-    }
+    if (p->length > p->window)
+        hide_late_queries(s, rows, query, panel->first, p->window);
+    softmax_gradient(p, query, rows, s, ds);
     accumulate(rows, hd, dout, lddo, s, panel->dv);
     accumulate(rows, hd, q, ldq, ds, panel->dk);
-    /* The part's first panel passes all of its queries. */
-    accumulate_stream(rows, pad, ds, panel->rows, p->dq + (query - p->first) * pad, panel->first > p->first);
+    /* The part's first panel passes all of its queries, unless its window keeps it from them. */
+    bool add = panel->first > p->first || p->length > p->window;
+    accumulate_stream(rows, pad, ds, panel->rows, p->dq + (query - p->first) * pad, add);
 }
 
 static void backward(const ql_attention_part *p, float *scratch)
@@ -243,6 +284,9 @@ static void backward(const ql_attention_part *p, float *scratch)
     panel.ds = panel.s + STREAM * PANEL;
     panel.copy = panel.ds + STREAM * PANEL;
     fill(panel.rows, pad * PANEL, 0);
+    bool windowed = p->length > p->window;
+    if (windowed)
+        memset(p->dq, 0, (p->length - p->first) * pad * sizeof *p->dq);
     for (size_t at = 0; at < p->rows; at += PANEL) {
         size_t keys = p->rows - at < PANEL ? p->rows - at : PANEL;
         panel.first = p->first + at;
@@ -250,8 +294,9 @@ static void backward(const ql_attention_part *p, float *scratch)
         transpose_in(panel.v, hd, p->v + at * p->ldkv, p->ldkv, keys, 1);
         transpose_out(panel.rows, pad, keys, panel.k, hd, 1);
         fill(panel.dk, 2 * hd * PANEL, 0);
-        for (size_t query = panel.first; query < p->length; query += STREAM)
-            backward_step(p, &panel, query, p->length - query < STREAM ? p->length - query : STREAM);
+        size_t last = windowed ? panel.first + keys - 1 + p->window : p->length, end = last < p->length ? last : p->length;
+        for (size_t query = panel.first; query < end; query += STREAM)
+            backward_step(p, &panel, query, end - query < STREAM ? end - query : STREAM);
         transpose_out(p->dk + at * p->lddkv, p->lddkv, keys, panel.dk, hd, p->scale);
         transpose_out(p->dv + at * p->lddkv, p->lddkv, keys, panel.dv, hd, 1);
     }
@@ -319,6 +364,8 @@ static void decode_step(const ql_attention_part *p, size_t head, size_t key, siz
     for (size_t r = 0; r < keys; r += VN) {
         vf x = vset(p->scale) * dots(p->head_dim, p->q + head * p->head_dim, p->k + (key + r) * p->ldkv, p->ldkv,
                                      keys - r);
+        if (p->softcap > 0) /* keys that are not there stay hidden */
+            x = vless(x, vset(-FLT_MAX), x, vsoftcap(x, p->softcap));
         best = vmax(x, best);
         vstore(s + r, x);
     }

@@ -62,6 +62,12 @@ static void join_parts(const decode_job *job, size_t head, float *o)
 
 static void one_token(decode_job *job)
 {
+    if (job->all.first >= job->all.window) { /* the keys before the window do not count */
+        size_t skipped = job->all.first + 1 - job->all.window;
+        job->all.first -= skipped;
+        job->all.k += skipped * job->all.ldkv;
+        job->all.v += skipped * job->all.ldkv;
+    }
     size_t keys = job->all.first + 1, heads = job->config->heads, hd = job->config->head_dim;
     job->part = (keys + MAX_PARTS - 1) / MAX_PARTS;
     job->part = job->part > MIN_PART ? job->part : MIN_PART;
@@ -94,7 +100,8 @@ void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const
     decode_job job = {.config = config, .kernels = ql_ops_select(ql_cpu_features())->attention, .workers = workers};
     assert(ql_scratch_fits(workers, ql_attention_scratch(config, n, false)));
     job.all = (ql_attention_part){.head_dim = config->head_dim, .scale = config->scale, .first = pos, .rows = n,
-                                  .group = config->heads / config->kv_heads, .q = q, .k = k, .v = v, .out = o,
+                                  .group = config->heads / config->kv_heads,
+                                  .window = config->window ? config->window : SIZE_MAX, .softcap = config->softcap, .q = q, .k = k, .v = v, .out = o,
                                   .ldq = ldq, .ldkv = ldkv, .ldo = ldo};
     size_t panel = job.kernels->panel;
     if (n == 1)

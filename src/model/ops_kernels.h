@@ -32,6 +32,8 @@ typedef struct ql_attention_part {
     float scale;
     size_t first, rows; /* the part's first position and its rows: at most `panel` forward, any number backward */
     size_t length;      /* backward: tokens in the sequence */
+    size_t window;      /* positions that a query sees at most, in decoding no more than `rows`; SIZE_MAX: all */
+    float softcap;      /* 0: none */
     size_t group;       /* decode: query heads of the key/value head, one after another in q and out */
     const float *q, *k, *v, *dout;
     const float *lse, *delta; /* backward */

@@ -54,6 +54,12 @@ static inline vf vmin(vf a, vf b)
     return _mm512_min_ps(a, b);
 }
 
+/* yes in the lanes where a < b, no elsewhere. */
+static inline vf vless(vf a, vf b, vf yes, vf no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+
 static inline vf vround(vf x)
 {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -126,6 +132,11 @@ static inline vf vmax(vf a, vf b)
 static inline vf vmin(vf a, vf b)
 {
     return _mm256_min_ps(a, b);
+}
+
+static inline vf vless(vf a, vf b, vf yes, vf no)
+{
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
 
 static inline vf vround(vf x)
@@ -214,6 +225,11 @@ static inline vf vmin(vf a, vf b)
     return vpick(a < b, a, b);
 }
 
+static inline vf vless(vf a, vf b, vf yes, vf no)
+{
+    return vpick(a < b, yes, no);
+}
+
 static inline vf vround(vf x)
 {
     /* Good for |x| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction. */
@@ -300,6 +316,32 @@ static inline vf vexp(vf x)
     q = vfma(q, r, vset(0x1.fffffcp-2f));
     vf e = vfma(q * r, r, r);
     return vscale2(e + vset(1.0f), n);
+}
+
+/* tanh(x) within 3 ulp (tests/test_ops_rows.c): by exp away from zero, near it by its odd series up to x^11, which
+ * cancels nothing. NaN of NaN. */
+static inline vf vtanh(vf x)
+{
+    vf one = vset(1.0f), e = vexp(x + x), square = x * x;
+    vf far = one - vset(2.0f) / (e + one);
+    vf p = vset(-1382.0f / 155925.0f);
+    p = vfma(p, square, vset(62.0f / 2835.0f));
+    p = vfma(p, square, vset(-17.0f / 315.0f));
+    p = vfma(p, square, vset(2.0f / 15.0f));
+    p = vfma(p, square, vset(-1.0f / 3.0f));
+    return vless(square, vset(0.09f), vfma(p * square, x, x), far);
+}
+
+/* A score cap * tanh(x / cap); its derivative is 1 - (score / cap)^2. */
+static inline vf vsoftcap(vf x, float cap)
+{
+    return vset(cap) * vtanh(x * vset(1.0f / cap));
+}
+
+static inline vf vsoftcap_slope(vf score, float cap)
+{
+    vf share = score * vset(1.0f / cap);
+    return vset(1.0f) - share * share;
 }
 
 #endif
