@@ -32,6 +32,7 @@ static const char help[] =
     "  --rank N         LoRA rank on all linear layers (default: 16)\n"
     "  --format NAME    nf4, fp4, int4, int8, none (default: nf4, groups of 64, double-quantized)\n"
     "  --compute NAME   f32, bf16 (default: f32)\n"
+    "  --optim NAME     adamw, adamw8bit (default: adamw)\n"
     "  --recompute      keep only the inputs of the blocks\n"
     "  --threads N      (default: 1 a CPU)\n"
     "  --runs N         steps timed, after one that is not (default: 5)\n"
@@ -72,7 +73,8 @@ static step_options parse(int argc, char **argv)
     static const struct option known[] = {{"shape", 1, 0, 's'},   {"seq", 1, 0, 't'},       {"batch", 1, 0, 'b'},
                                           {"rank", 1, 0, 'r'},    {"format", 1, 0, 'f'},    {"compute", 1, 0, 'c'},
                                           {"threads", 1, 0, 'n'}, {"recompute", 0, 0, 'R'}, {"runs", 1, 0, 'N'},
-                                          {"json", 0, 0, 'j'},    {"help", 0, 0, 'h'},      {0}};
+                                          {"optim", 1, 0, 'o'},   {"json", 0, 0, 'j'},    {"help", 0, 0, 'h'},      {0}};
+    ql_error err = {0};
     step_options o = {.shape = "smollm2-135m", .format = "nf4", .seq = 512, .batch = 1, .rank = 16, .runs = 5};
     for (int c; (c = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
         switch (c) {
@@ -83,6 +85,7 @@ static step_options parse(int argc, char **argv)
         case 'f': o.format = optarg; break;
         case 'c': o.bf16 = compute(optarg); break;
         case 'n': o.threads = number(optarg, 1024); break;
+        case 'o': must(ql_optim_parse(&o.optim, optarg, &err), &err); break;
         case 'R': o.recompute = true; break;
         case 'N': o.runs = number(optarg, MOST_RUNS); break;
         case 'j': o.json = true; break;
@@ -218,6 +221,7 @@ static void measure(step_result *r, const step_options *o, ql_model *model, cons
     ql_train_options train = ql_train_options_defaults();
     train.batch_size = o->batch;
     train.recompute = o->recompute;
+    train.optim = o->optim;
     must(ql_trainer_create(&trainer, model, data, &train, workers, &err), &err);
     time_steps(r, o, trainer, model, workers);
     struct rusage usage;

@@ -10,6 +10,7 @@ typedef struct step_options {
     ql_model_config config;
     const char *format;
     size_t seq, batch, rank, threads, runs;
+    ql_optim optim;
     bool bf16, recompute, json;
 } step_options;
 

@@ -47,7 +47,8 @@ static double loss_of(const ql_model *model, const int32_t *ids, size_t count)
     uint32_t position[256];
     for (size_t i = 0; i < m; i++)
         position[i] = (uint32_t)i;
-    ql_batch batch = {m, 1, ids, ids + 1, position, start};
+    ql_batch batch = {
+        .tokens = m, .sequences = 1, .ids = ids, .target = ids + 1, .position = position, .start = start};
     ql_pass pass = {0};
     ql_loss_sum loss;
     ck_assert_ok(ql_pass_init(&pass, model, m, m, QL_PASS_FORWARD, workers, &err), &err);

@@ -58,6 +58,7 @@ START_TEST(plans_hold_what_runs_hold)
         setup.train.recompute = i % 3 == 0;
         setup.train.batch_size = 1 + i;
         setup.threads = 1 + i % 3;
+        setup.train.optim = i % 2 ? QL_OPTIM_ADAMW_8BIT : QL_OPTIM_ADAMW;
         if (i == 5)
             setup.train.batch_size = 100; /* more than there are */
         train_case c;

@@ -52,10 +52,14 @@ static void open_run(run *r, const char *folder, ql_format format, size_t thread
     r->start = malloc((r->rows + 1) * sizeof *r->start);
     const json_t *adamw = json_object_get(r->reference, "optimizer"), *betas = json_object_get(adamw, "betas");
     r->lr = number_at(adamw, "lr");
-    ck_assert_ok(ql_adamw_init(&r->optimizer, ql_model_adapter_parameters(r->model),
-                               json_number_value(json_array_get(betas, 0)), json_number_value(json_array_get(betas, 1)),
-                               number_at(adamw, "eps"), number_at(adamw, "weight_decay"), &err),
-                 &err);
+    const ql_adamw_options options = {
+        .beta1 = json_number_value(json_array_get(betas, 0)),
+        .beta2 = json_number_value(json_array_get(betas, 1)),
+        .eps = number_at(adamw, "eps"),
+        .weight_decay = number_at(adamw, "weight_decay"),
+        .b_ratio = 1,
+    };
+    ck_assert_ok(ql_adamw_init(&r->optimizer, ql_model_adapter_parameters(r->model), &options, &err), &err);
     ck_assert_ok(ql_pass_init(&r->pass, r->model, m, r->columns, kind, r->workers, &err), &err);
     free(reference);
     free(init);
@@ -88,7 +92,14 @@ static ql_batch batch_of(run *r, size_t step)
         r->start[i + 1] = (i + 1) * r->columns;
     }
     r->start[0] = 0;
-    return (ql_batch){r->rows * r->columns, r->rows, r->ids, r->target, r->position, r->start};
+    return (ql_batch){
+        .tokens = r->rows * r->columns,
+        .sequences = r->rows,
+        .ids = r->ids,
+        .target = r->target,
+        .position = r->position,
+        .start = r->start,
+    };
 }
 
 /* Loss of a batch; the gradient is that of the mean. */

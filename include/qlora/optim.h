@@ -17,20 +17,41 @@ QL_API ql_status ql_grad_norm(double *norm, const ql_adapters *set, ql_workers *
  * 1 when max_norm is 0 (no clipping). */
 QL_API double ql_clip_factor(double norm, double max_norm);
 
+/* What the moments are kept in. */
+typedef enum ql_optim {
+    QL_OPTIM_ADAMW,      /* fp32: 8 bytes a parameter */
+    QL_OPTIM_ADAMW_8BIT, /* 8 bits in blocks of 256 that share a scale: 2.03 bytes a parameter */
+} ql_optim;
+
+/* "adamw", "adamw8bit"; QL_ERR_ARG names them. */
+QL_API ql_status ql_optim_parse(ql_optim *out, const char *name, ql_error *err);
+QL_API const char *ql_optim_name(ql_optim kind);
+
+typedef struct ql_adamw_options {
+    ql_optim kind;
+    double beta1, beta2, eps, weight_decay; /* 0.9, 0.999, 1e-8, 0 */
+    double b_ratio; /* what is not A learns with so many times the rate (LoRA+: Hayou et al. 2024); 1 */
+} ql_adamw_options;
+QL_API ql_adamw_options ql_adamw_options_defaults(void);
+
 /* AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it: decoupled decay, bias correction, eps
- * added to the corrected root. Moments are fp32. Plain, so that a checkpoint can save and restore it. */
+ * added to the corrected root. A step's update comes from its moments before they are rounded to 8 bits. Plain, so
+ * that a checkpoint can save and restore it. */
 typedef struct ql_adamw {
-    double beta1, beta2, eps, weight_decay;
+    ql_adamw_options options;
     size_t count;
-    uint64_t step; /* steps done */
-    float *m, *v;  /* [count], owned */
+    uint64_t step;            /* steps done */
+    float *m, *v;             /* [count]; NULL with 8 bits */
+    uint8_t *m8, *v8;         /* [count]; NULL with fp32 */
+    float *m_scale, *v_scale; /* [(count + 255) / 256] */
+    void *memory;             /* all of these, owned */
 } ql_adamw;
 
-/* Zeroed moments for `count` parameters; betas in [0, 1), eps > 0, weight_decay >= 0 or QL_ERR_ARG.
+/* Zeroed moments for `count` parameters; betas in [0, 1), eps > 0, weight_decay >= 0 and b_ratio > 0 or QL_ERR_ARG.
  * On error *out is zeroed. Free with ql_adamw_free. */
-QL_API ql_status ql_adamw_init(ql_adamw *out, size_t count, double beta1, double beta2, double eps,
-                               double weight_decay, ql_error *err);
-QL_API void ql_adamw_free(ql_adamw *opt); /* NULL and zeroed are fine */
+QL_API ql_status ql_adamw_init(ql_adamw *out, size_t count, const ql_adamw_options *options, ql_error *err);
+QL_API size_t ql_adamw_bytes(ql_optim kind, size_t count); /* that the moments take */
+QL_API void ql_adamw_free(ql_adamw *opt);                  /* NULL and zeroed are fine */
 
 /* One step with gradients grad_scale * set->grad, in one pass: moments, masters and fp16 values. The
  * gradients stay as they are. The set has opt->count parameters. */

@@ -23,7 +23,10 @@ typedef struct ql_train_options {
     double epochs;     /* passes over the data (1); used when steps is 0 */
     size_t steps;      /* optimizer steps; 0: from epochs */
     double lr;         /* 2e-4 */
+    ql_optim optim;                         /* moments in fp32 */
     double beta1, beta2, eps, weight_decay; /* 0.9, 0.999, 1e-8, 0 */
+    double loraplus_ratio;                  /* B's learning rate is so many times that of A (LoRA+); 1 */
+    double neftune_alpha;                   /* noise on the embeddings (ql_trainer_step); 0: none */
     double max_grad_norm;                   /* 1; 0: no clipping */
     ql_schedule schedule;                   /* cosine */
     size_t warmup_steps;                    /* 0 */
@@ -59,7 +62,11 @@ typedef struct ql_step_report {
     bool skipped;          /* loss or grad_norm is not finite: nothing was changed; *err says where */
 } ql_step_report;
 
-/* One optimizer step. QL_ERR_VALUE when the loss or the gradient is not finite: the message names the step, the
+/* One optimizer step. With neftune_alpha the embeddings of a sequence of L tokens of width d get noise, uniform in
+ * +-alpha / sqrt(L d), new in each step and the same for any number of threads (NEFTune: Jain et al. 2023; transformers
+ * counts the padding of a batch in L, which does not exist here).
+ *
+ * QL_ERR_VALUE when the loss or the gradient is not finite: the message names the step, the
  * sample (its index in the data set) and the layer where that begins; adapters, moments and the place in the data
  * are unchanged. Where on_nonfinite is to skip it is QL_OK with report->skipped, and the message is in *err; but
  * adapters that are not finite themselves always fail: before the step, or after it when the update made them so,

@@ -18,6 +18,8 @@ typedef struct finetune_values {
     size_t batch_size, grad_accum, steps, warmup_steps, eval_every, seed;
     double epochs, lr, warmup_ratio, weight_decay, max_grad_norm;
     const char *schedule;
+    const char *optim;
+    double loraplus_ratio, neftune_alpha;
     bool recompute, resume;
     size_t save_every, max_memory;
     const char *on_nonfinite;

@@ -28,6 +28,8 @@ static int check_options(finetune *f, const cli_args *args)
         return cli_wrong(args->command, "--target-modules %s: %s", v->target_modules, err.message);
     if (ql_schedule_parse(&f->train.schedule, v->schedule, &err))
         return cli_wrong(args->command, "--schedule %s: %s", v->schedule, err.message);
+    if (ql_optim_parse(&f->train.optim, v->optim, &err))
+        return cli_wrong(args->command, "--optim %s: %s", v->optim, err.message);
     return CLI_OK;
 }
 
@@ -44,6 +46,8 @@ static void fill_options(finetune *f)
     f->train.epochs = v->epochs;
     f->train.steps = v->steps;
     f->train.lr = v->lr;
+    f->train.loraplus_ratio = v->loraplus_ratio;
+    f->train.neftune_alpha = v->neftune_alpha;
     f->train.weight_decay = v->weight_decay;
     f->train.max_grad_norm = v->max_grad_norm;
     f->train.warmup_steps = v->warmup_steps;

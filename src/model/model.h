@@ -68,6 +68,13 @@ ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const
 void ql_model_link(ql_model *model, const ql_lora_options *options, const ql_adapter_shape *shapes,
                    ql_adapters *adapters);
 
+/* Noise on the embeddings of a training pass: uniform in +-alpha / sqrt(L d) for a sequence of L tokens of width d
+ * (NEFTune). A pure function of these numbers and of the element's place; `step` counts passes. alpha 0: none. */
+typedef struct ql_noise {
+    float alpha;
+    uint64_t seed, step;
+} ql_noise;
+
 /* Tokens of several sequences one after another, without padding. */
 typedef struct ql_batch {
     size_t tokens, sequences;
@@ -75,6 +82,7 @@ typedef struct ql_batch {
     const int32_t *target;    /* [tokens] the next token, negative: not learned */
     const uint32_t *position; /* [tokens] in its sequence */
     const size_t *start;      /* [sequences + 1] */
+    ql_noise noise;
 } ql_batch;
 
 #endif

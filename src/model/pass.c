@@ -1,10 +1,13 @@
 /* Memory of a pass and the way through the blocks, forward and backward. */
 #include "model/pass.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "base/rng.h"
 #include "base/workers.h"
+#include "lora/streams.h"
 
 /* What one block keeps. Without a backward pass the norms of q and k and the softmax work in place. */
 static void list_saved(const ql_pass *pass, ql_arena *arena, ql_saved *s)
@@ -141,12 +144,45 @@ static ql_block_call call_of(ql_pass *pass, const ql_batch *batch, size_t index,
     return (ql_block_call){pass->model, index, batch->tokens, batch->position, dropout, pass, workers};
 }
 
+typedef struct noise_job {
+    const ql_noise *noise;
+    size_t first, d; /* token of the batch */
+    float reach, *x;
+} noise_job;
+
+static void noise_token(void *ctx, size_t index, size_t worker)
+{
+    const noise_job *job = ctx;
+    (void)worker;
+    size_t token = job->first + index, blocks = (job->d + 3) / 4;
+    float *x = job->x + token * job->d;
+    for (size_t block = 0; block < blocks; block++) {
+        uint32_t bits[4];
+        ql_philox(job->noise->seed, QL_STREAM_NOISE | job->noise->step, token * blocks + block, bits);
+        for (size_t i = 0; i < 4 && 4 * block + i < job->d; i++)
+            x[4 * block + i] += job->reach * (2 * ql_uniform(bits[i]) - 1);
+    }
+}
+
+/* The input of the blocks. */
+static void embed(ql_pass *pass, const ql_batch *batch, ql_workers *workers)
+{
+    size_t d = pass->model->config.hidden_size;
+    ql_embed(pass->model->embed, batch->tokens, batch->ids, pass->saved[0].x, d, workers);
+    for (size_t i = 0; i < batch->sequences && batch->noise.alpha > 0; i++) {
+        size_t tokens = batch->start[i + 1] - batch->start[i];
+        noise_job job = {&batch->noise, batch->start[i], d, batch->noise.alpha / sqrtf((float)(tokens * d)),
+                         pass->saved[0].x};
+        ql_parallel(workers, tokens, noise_token, &job);
+    }
+}
+
 static void forward(ql_pass *pass, const ql_batch *batch, const ql_attention *attention, const ql_dropout *dropout,
                     ql_workers *workers)
 {
     const ql_model *model = pass->model;
     size_t layers = model->config.layers, d = model->config.hidden_size;
-    ql_embed(model->embed, batch->tokens, batch->ids, pass->saved[0].x, d, workers);
+    embed(pass, batch, workers);
     for (size_t i = 0; i < layers; i++) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
         float *out = i + 1 < layers ? pass->saved[i + 1].x : pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;

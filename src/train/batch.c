@@ -76,7 +76,14 @@ ql_batch ql_batcher_fill(ql_batcher *b, const size_t *order, size_t first, size_
         }
     }
     b->start[count] = tokens;
-    return (ql_batch){tokens, count, b->ids, b->target, b->position, b->start};
+    return (ql_batch){
+        .tokens = tokens,
+        .sequences = count,
+        .ids = b->ids,
+        .target = b->target,
+        .position = b->position,
+        .start = b->start,
+    };
 }
 
 size_t ql_batcher_learned(const ql_batcher *b, const size_t *order, size_t first, size_t count)

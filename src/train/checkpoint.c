@@ -12,8 +12,9 @@
 #include "quant/weight.h"
 #include "text/hash.h"
 #include "train/health.h"
+#include "train/moments8.h"
 
-#define VERSION "1"
+#define VERSION "2"
 
 enum { FIELDS = 40, VALUE_BYTES = 96 };
 
@@ -99,11 +100,54 @@ typedef struct progress {
     uint64_t done, of, updates, skipped, forwards;
 } progress;
 
-static uint64_t hash_state(const progress *p, const float *const state[3], size_t count)
+/* What steps change, as it stands in the file and in memory. */
+typedef struct state {
+    size_t parts, bytes;
+    struct {
+        const char *name;
+        ql_dtype type;
+        size_t count;
+        void *data;
+    } part[5];
+} state;
+
+static void add_part(state *s, const char *name, ql_dtype type, size_t count, void *data)
 {
-    uint64_t hash = mix(count, p, sizeof *p);
-    for (int i = 0; i < 3; i++)
-        hash = mix(hash, state[i], count * sizeof(float));
+    s->part[s->parts].name = name;
+    s->part[s->parts].type = type;
+    s->part[s->parts].count = count;
+    s->part[s->parts].data = data;
+    s->parts++;
+    s->bytes += count * ql_dtype_size(type);
+}
+
+static state state_of(const ql_trainer *t)
+{
+    const ql_adamw *opt = &t->optimizer;
+    size_t count = opt->count, blocks = (count + QL_MOMENT_BLOCK - 1) / QL_MOMENT_BLOCK;
+    state s = {0};
+    add_part(&s, "master", QL_F32, count, t->model->adapters->master);
+    if (opt->options.kind == QL_OPTIM_ADAMW) {
+        add_part(&s, "moment1", QL_F32, count, opt->m);
+        add_part(&s, "moment2", QL_F32, count, opt->v);
+        return s;
+    }
+    add_part(&s, "moment1.codes", QL_U8, count, opt->m8);
+    add_part(&s, "moment1.scales", QL_F32, blocks, opt->m_scale);
+    add_part(&s, "moment2.codes", QL_U8, count, opt->v8);
+    add_part(&s, "moment2.scales", QL_F32, blocks, opt->v_scale);
+    return s;
+}
+
+/* data: the parts one after another, or NULL for those in memory. */
+static uint64_t hash_state(const progress *p, const state *s, const char *data)
+{
+    uint64_t hash = mix(s->part[0].count, p, sizeof *p);
+    for (size_t i = 0, at = 0; i < s->parts; i++) {
+        size_t bytes = s->part[i].count * ql_dtype_size(s->part[i].type);
+        hash = mix(hash, data ? data + at : s->part[i].data, bytes);
+        at += bytes;
+    }
     return hash;
 }
 
@@ -141,12 +185,15 @@ static void put_options(record *r, const ql_trainer *t)
     const ql_train_options *o = &t->options;
     put_size(r, "batch-size", o->batch_size);
     put_size(r, "grad-accum", o->grad_accum);
+    put(r, "optim", "%s", ql_optim_name(o->optim));
     put_real(r, "lr", o->lr);
+    put_real(r, "loraplus-ratio", o->loraplus_ratio);
     put_real(r, "beta1", o->beta1);
     put_real(r, "beta2", o->beta2);
     put_real(r, "eps", o->eps);
     put_real(r, "weight-decay", o->weight_decay);
     put_real(r, "max-grad-norm", o->max_grad_norm);
+    put_real(r, "neftune-alpha", o->neftune_alpha);
     put(r, "schedule", "%s", ql_schedule_name(o->schedule));
     put_size(r, "warmup-steps", o->warmup_steps);
     put(r, "shuffle", "%s", o->shuffle ? "yes" : "no");
@@ -177,8 +224,6 @@ static ql_status describe(record *r, const ql_trainer *t, ql_error *err)
     return QL_OK;
 }
 
-static const char *const state_names[3] = {"master", "moment1", "moment2"};
-
 ql_status ql_trainer_save(const ql_trainer *t, const char *path, ql_error *err)
 {
     ql_status status = ql_health_adapters(t, err); /* never over a good one */
@@ -187,19 +232,19 @@ ql_status ql_trainer_save(const ql_trainer *t, const char *path, ql_error *err)
     record *r = malloc(sizeof *r);
     status = r ? describe(r, t, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
     if (!status) {
-        const float *const state[3] = {t->model->adapters->master, t->optimizer.m, t->optimizer.v};
-        ql_tensor tensors[3];
-        for (int i = 0; i < 3; i++)
-            tensors[i] = (ql_tensor){.name = state_names[i], .dtype = QL_F32, .ndim = 1,
-                                     .shape = {t->optimizer.count}, .data = state[i]};
+        const state s = state_of(t);
+        ql_tensor tensors[sizeof s.part / sizeof *s.part];
+        for (size_t i = 0; i < s.parts; i++)
+            tensors[i] = (ql_tensor){.name = s.part[i].name, .dtype = s.part[i].type, .ndim = 1,
+                                     .shape = {s.part[i].count}, .data = s.part[i].data};
         const progress p = {t->done, t->steps, t->optimizer.step, t->skipped, t->forwards};
         put_size(r, "done", p.done);
         put_size(r, "of", p.of);
         put_size(r, "updates", p.updates);
         put_size(r, "skipped", p.skipped);
         put_size(r, "micro-batches", p.forwards);
-        put(r, "checksum", "%016" PRIx64, hash_state(&p, state, t->optimizer.count));
-        status = ql_safetensors_write(path, tensors, 3, r->pair, r->count, err);
+        put(r, "checksum", "%016" PRIx64, hash_state(&p, &s, NULL));
+        status = ql_safetensors_write(path, tensors, s.parts, r->pair, r->count, err);
     }
     free(r);
     return status;
@@ -260,40 +305,46 @@ static ql_status read_progress(progress *p, const ql_tensors *file, const ql_tra
     return QL_OK;
 }
 
-/* state[3][count] from the file; what its checksum says. */
-static ql_status read_state(float *state, const ql_tensors *file, const progress *p, size_t count, ql_error *err)
+/* The parts from the file, one after another; what its checksum says. */
+static ql_status read_state(char *data, const state *s, const ql_tensors *file, const progress *p, ql_error *err)
 {
-    const float *const parts[3] = {state, state + count, state + 2 * count};
-    for (int i = 0; i < 3; i++) {
+    const char *path = ql_tensors_path(file);
+    for (size_t i = 0, at = 0; i < s->parts; i++) {
         const ql_tensor *tensor;
-        ql_status status = ql_tensors_need(&tensor, file, state_names[i], 1, &count, err);
-        if (!status)
-            status = ql_tensor_read_f32(tensor, 0, count, state + (size_t)i * count, err);
+        ql_status status = ql_tensors_need(&tensor, file, s->part[i].name, 1, &s->part[i].count, err);
         if (status)
             return status;
+        if (tensor->foreign || tensor->dtype != s->part[i].type)
+            return ql_fail(err, QL_ERR_FORMAT, "%s: damaged: \"%s\" is %s, not %s", path, s->part[i].name,
+                           tensor->dtype_name, ql_dtype_name(s->part[i].type));
+        size_t bytes = s->part[i].count * ql_dtype_size(s->part[i].type);
+        memcpy(data + at, tensor->data, bytes);
+        at += bytes;
     }
     char sum[VALUE_BYTES];
     const char *wanted = ql_tensors_metadata(file, "checksum");
-    snprintf(sum, sizeof sum, "%016" PRIx64, hash_state(p, parts, count));
+    snprintf(sum, sizeof sum, "%016" PRIx64, hash_state(p, s, data));
     if (!wanted || strcmp(sum, wanted) != 0)
-        return ql_fail(err, QL_ERR_FORMAT, "%s: damaged: its numbers have the checksum %s, not %s",
-                       ql_tensors_path(file), sum, wanted ? wanted : "(none)");
+        return ql_fail(err, QL_ERR_FORMAT, "%s: damaged: its numbers have the checksum %s, not %s", path, sum,
+                       wanted ? wanted : "(none)");
     return QL_OK;
 }
 
-static ql_status resume(ql_trainer *t, const ql_tensors *file, record *r, float *state, ql_error *err)
+static ql_status resume(ql_trainer *t, const ql_tensors *file, record *r, const state *s, char *data, ql_error *err)
 {
-    size_t count = t->optimizer.count;
     progress p = {0};
     ql_status status = describe(r, t, err);
     status = status ? status : check_same(file, r, err);
     status = status ? status : read_progress(&p, file, t, err);
-    status = status ? status : read_state(state, file, &p, count, err);
+    status = status ? status : read_state(data, s, file, &p, err);
     if (status)
         return status;
-    ql_adapters_set(t->model->adapters, 0, count, state);
-    memcpy(t->optimizer.m, state + count, count * sizeof *state);
-    memcpy(t->optimizer.v, state + 2 * count, count * sizeof *state);
+    for (size_t i = 0, at = 0; i < s->parts; i++) {
+        size_t bytes = s->part[i].count * ql_dtype_size(s->part[i].type);
+        memcpy(s->part[i].data, data + at, bytes);
+        at += bytes;
+    }
+    ql_adapters_set(t->model->adapters, 0, t->optimizer.count, (const float *)(const void *)data);
     t->optimizer.step = p.updates;
     t->done = (size_t)p.done;
     t->skipped = (size_t)p.skipped;
@@ -308,9 +359,10 @@ ql_status ql_trainer_resume(ql_trainer *t, const char *path, ql_error *err)
     if (status)
         return status;
     record *r = malloc(sizeof *r);
-    float *state = malloc(3 * t->optimizer.count * sizeof *state);
-    status = r && state ? resume(t, file, r, state, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
-    free(state);
+    const state s = state_of(t);
+    char *data = malloc(s.bytes);
+    status = r && data ? resume(t, file, r, &s, data, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
+    free(data);
     free(r);
     ql_tensors_close(file);
     return status;

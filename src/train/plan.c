@@ -34,7 +34,7 @@ static ql_trainer_bytes measure(const ql_model *model, ql_train_shape data, cons
     ql_trainer_bytes bytes = {
         .adapters = count * (sizeof(uint16_t) + sizeof(float)),
         .gradients = count * sizeof(float),
-        .optimizer = count * 2 * sizeof(float),
+        .optimizer = ql_adamw_bytes(options->optim, count),
         .activations = ql_pass_measure(model, samples * longest, longest,
                                        options->recompute ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD, threads, &need),
     };

@@ -17,6 +17,7 @@ ql_train_options ql_train_options_defaults(void)
         .beta1 = 0.9,
         .beta2 = 0.999,
         .eps = 1e-8,
+        .loraplus_ratio = 1,
         .max_grad_norm = 1,
         .schedule = QL_SCHEDULE_COSINE,
         .shuffle = true,
@@ -35,6 +36,8 @@ static ql_status check_options(const ql_train_options *o, ql_error *err)
         return ql_fail(err, QL_ERR_ARG, "learning rate %g: must be 0 to 1000", o->lr);
     if (o->on_nonfinite != QL_NONFINITE_STOP && o->on_nonfinite != QL_NONFINITE_SKIP)
         return ql_fail(err, QL_ERR_ARG, "on_nonfinite %d: must be to stop or to skip", (int)o->on_nonfinite);
+    if (!(o->neftune_alpha >= 0 && o->neftune_alpha <= 1e6))
+        return ql_fail(err, QL_ERR_ARG, "NEFTune's alpha %g: must be 0 (none) to 1e6", o->neftune_alpha);
     if (!(o->max_grad_norm >= 0))
         return ql_fail(err, QL_ERR_ARG, "gradient norm limit %g: must be positive, or 0 for none", o->max_grad_norm);
     return QL_OK;
@@ -64,7 +67,8 @@ static ql_status build(ql_trainer *t, const ql_dataset *data, ql_error *err)
     t->order = malloc(t->samples * sizeof *t->order);
     if (!t->order)
         return ql_fail(err, QL_ERR_MEMORY, "the order of %zu samples: out of memory", t->samples);
-    status = ql_adamw_init(&t->optimizer, adapters->count, o->beta1, o->beta2, o->eps, o->weight_decay, err);
+    const ql_adamw_options adamw = {o->optim, o->beta1, o->beta2, o->eps, o->weight_decay, o->loraplus_ratio};
+    status = ql_adamw_init(&t->optimizer, adapters->count, &adamw, err);
     if (status)
         return status;
     return ql_pass_init(&t->pass, t->model, t->batcher.tokens, t->batcher.longest,
@@ -122,7 +126,7 @@ ql_trainer_bytes ql_trainer_memory(const ql_trainer *t)
     return (ql_trainer_bytes){
         .adapters = ql_adapters_bytes(a) - a->count * sizeof *a->grad,
         .gradients = a->count * sizeof *a->grad,
-        .optimizer = t->optimizer.count * 2 * sizeof *t->optimizer.m,
+        .optimizer = ql_adamw_bytes(t->options.optim, t->optimizer.count),
         .activations = t->pass.bytes,
         .workspace = ql_workers_bytes(t->workers) + ql_batcher_bytes(t->batcher.samples, t->batcher.longest) +
                      t->samples * sizeof *t->order,
@@ -171,6 +175,7 @@ static ql_status accumulate(ql_trainer *t, slice s, ql_step_report *report, ql_e
         ql_batch batch = ql_batcher_fill(&t->batcher, t->order, s.first + at, count);
         ql_dropout mask = {(float)t->model->lora.dropout, t->options.seed, t->forwards + i, 0};
         const ql_dropout *dropout = mask.p > 0 ? &mask : NULL;
+        batch.noise = (ql_noise){(float)t->options.neftune_alpha, t->options.seed, t->forwards + i};
         ql_loss_sum loss;
         ql_status status = ql_pass_run(&t->pass, &batch, (float)(1.0 / (double)report->learned), dropout, NULL, &loss,
                                        t->workers, err);
