@@ -46,7 +46,7 @@ static double now(void)
 static ql_attention attention(const arrays *x, const size_t *start)
 {
     const model *m = x->model;
-    return (ql_attention){m->heads, m->kv_heads, m->head_dim, 1 / sqrtf((float)m->head_dim), 1, start};
+    return (ql_attention){m->heads, m->kv_heads, m->head_dim, 1 / sqrtf((float)m->head_dim), 1, start, 0, 0};
 }
 
 static void attention_forward(const arrays *x)
@@ -98,13 +98,13 @@ static void rope(const arrays *x)
 static void swiglu(const arrays *x)
 {
     size_t d = x->model->mlp;
-    ql_swiglu_forward(x->m, d, x->a, d, x->b, d, x->d, d, NULL);
+    ql_glu_forward(QL_SWIGLU, x->m, d, x->a, d, x->b, d, x->d, d, NULL);
 }
 
 static void swiglu_backward(const arrays *x)
 {
     size_t d = x->model->mlp;
-    ql_swiglu_backward(x->m, d, x->a, d, x->b, d, x->d, d, x->e, d, x->f, d, NULL);
+    ql_glu_backward(QL_SWIGLU, x->m, d, x->a, d, x->b, d, x->d, d, x->e, d, x->f, d, NULL);
 }
 
 typedef struct operation {

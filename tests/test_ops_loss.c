@@ -6,6 +6,7 @@ enum { GAP = 5 };
 
 typedef struct problem {
     size_t m, hidden, vocabulary, ld;
+    float softcap;
     float *table, *x, *dx, *token_loss;
     int32_t *target;
     ql_weight *head;
@@ -38,7 +39,8 @@ static void teardown(problem *p)
 
 static ql_loss loss_of(const problem *p, float grad_scale)
 {
-    return (ql_loss){p->head, p->m, p->x, p->ld, p->target, grad_scale, p->dx, p->ld, p->token_loss};
+    return (ql_loss){p->head, p->m, p->x, p->ld, p->target, grad_scale, p->dx, p->ld, p->token_loss,
+                     p->softcap};
 }
 
 static ql_loss_sum run(const problem *p, const ql_loss *loss, size_t threads)
@@ -57,6 +59,8 @@ static double reference(const problem *p, size_t token, size_t moved, double ste
         logit[v] = 0;
         for (size_t d = 0; d < p->hidden; d++)
             logit[v] += (p->x[token * p->ld + d] + (d == moved ? step : 0)) * p->table[v * p->hidden + d];
+        if (p->softcap > 0)
+            logit[v] = (double)p->softcap * tanh(logit[v] / (double)p->softcap);
         max = logit[v] > max ? logit[v] : max;
     }
     for (size_t v = 0; v < p->vocabulary; v++)
@@ -66,10 +70,11 @@ static double reference(const problem *p, size_t token, size_t moved, double ste
     return loss;
 }
 
-static void check(size_t m, size_t hidden, size_t vocabulary)
+static void check(size_t m, size_t hidden, size_t vocabulary, float softcap)
 {
     problem p;
     setup(&p, m, hidden, vocabulary, (ql_format){.code = QL_CODE_F32});
+    p.softcap = softcap;
     ql_loss loss = loss_of(&p, 0.25f);
     ql_loss_sum got = run(&p, &loss, 2);
     double sum = 0, bound = 8 * 0x1p-24 * (double)(hidden + 8);
@@ -101,10 +106,12 @@ START_TEST(matches_double_and_its_differences)
 {
     if (!use_tier(_i))
         return;
-    check(700, 24, 40); /* three chunks */
-    check(1, 8, 3);
-    check(37, 33, 1001);
-    check(5, 16, 5000);
+    check(700, 24, 40, 0); /* three chunks */
+    check(1, 8, 3, 0);
+    check(37, 33, 1001, 0);
+    check(5, 16, 5000, 0);
+    check(300, 24, 40, 3);
+    check(20, 33, 1001, 0.5f);
 }
 END_TEST
 
@@ -145,6 +152,8 @@ START_TEST(the_first_bad_token_is_named)
         ck_assert_uint_eq(run(&p, &loss, 2).first_bad, p.m);
         for (size_t d = 0; d < p.hidden; d++)
             p.x[521 * p.ld + d] = p.x[571 * p.ld + d] = bad[i];
+        ck_assert_uint_eq(run(&p, &loss, 2).first_bad, 521);
+        loss.softcap = 2; /* which would make infinities finite */
         ck_assert_uint_eq(run(&p, &loss, 2).first_bad, 521);
         teardown(&p);
     }

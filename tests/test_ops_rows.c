@@ -139,7 +139,8 @@ START_TEST(llama3_frequencies_blend)
         {18, 1.9461638657958247e-05},
         {31, 9.418306490260875e-08},
     };
-    ql_rope_config config = {64, 500000, true, 32, 1, 4, 8192, NULL};
+    ql_rope_config config = {.head_dim = 64, .theta = 500000, .llama3 = true, .factor = 32, .low_freq_factor = 1,
+                             .high_freq_factor = 4, .original_max_positions = 8192};
     double got[32], plain[32];
     ql_rope_frequencies(&config, got);
     config.llama3 = false;
@@ -148,6 +149,10 @@ START_TEST(llama3_frequencies_blend)
         ck_assert_double_eq_tol(got[known[i].i] / known[i].want, 1, 2e-6);
     for (int i = 0; i < 32; i++)
         ck_assert_double_eq_tol(plain[i], 1 / pow(500000, 2 * i / 64.0), 1e-15);
+    config.linear = 8;
+    ql_rope_frequencies(&config, got);
+    for (int i = 0; i < 32; i++)
+        ck_assert_double_eq_tol(got[i], plain[i] / 8, 1e-15);
 }
 END_TEST
 
@@ -155,12 +160,13 @@ START_TEST(rope_turns_pairs_and_back)
 {
     if (!use_tier(_i))
         return;
-    static const size_t dims[] = {2, 8, 16, 64, 80, 128, 256};
+    static const size_t dims[][2] = {{2, 2},   {8, 8},     {16, 16},   {64, 64}, {80, 80},
+                                     {128, 128}, {256, 256}, {128, 96}, {80, 20}}; /* of a head, and those that turn */
     enum { HEADS = 3, POSITIONS = 300 };
     for (size_t k = 0; k < sizeof dims / sizeof *dims; k++) {
-        size_t hd = dims[k], half = hd / 2, cols = HEADS * hd, ld = cols + GAP;
-        ql_rope rope = {POSITIONS, half, guarded(POSITIONS * half), guarded(POSITIONS * half)};
-        ql_rope_config config = {.head_dim = hd, .theta = 10000};
+        size_t hd = dims[k][0], turned = dims[k][1], half = turned / 2, cols = HEADS * hd, ld = cols + GAP;
+        ql_rope rope = {POSITIONS, half, hd, guarded(POSITIONS * half), guarded(POSITIONS * half)};
+        ql_rope_config config = {.head_dim = turned, .theta = 10000};
         ql_workers *workers = make_workers(3, (ql_scratch){0});
         ql_rope_fill(&rope, &config, workers);
         uint32_t position[TOKENS];
@@ -177,9 +183,11 @@ START_TEST(rope_turns_pairs_and_back)
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < cols; i++) {
                 size_t pair = i % hd % half, base = t * ld + i / hd * hd;
-                double angle = position[t] * pow(10000, -2.0 * (double)pair / (double)hd);
+                double angle = position[t] * pow(10000, -2.0 * (double)pair / (double)turned);
                 double a = x[base + pair], b = x[base + half + pair];
                 double want = i % hd < half ? a * cos(angle) - b * sin(angle) : b * cos(angle) + a * sin(angle);
+                if (i % hd >= turned)
+                    want = x[t * ld + i];
                 assert_near(y[t * ld + i], want, 8 * unit, "rope, head_dim %zu, token %zu, %zu", hd, t, i);
             }
         /* The turn is orthogonal, so its transpose, the backward pass, is its inverse. */
@@ -193,15 +201,17 @@ START_TEST(rope_turns_pairs_and_back)
 }
 END_TEST
 
-static double swiglu(double gate, double up)
+static double glu_value(ql_glu glu, double gate, double up)
 {
-    return gate / (1 + exp(-gate)) * up;
+    double u = sqrt(2 / acos(-1)) * (gate + 0.044715 * gate * gate * gate);
+    return up * (glu == QL_SWIGLU ? gate / (1 + exp(-gate)) : gate * (1 + tanh(u)) / 2);
 }
 
-START_TEST(swiglu_matches_double_and_its_differences)
+START_TEST(glu_matches_double_and_its_differences)
 {
-    if (!use_tier(_i))
+    if (!use_tier(_i % TIERS))
         return;
+    ql_glu glu = (ql_glu)(_i / TIERS);
     ql_workers *workers = make_workers(3, (ql_scratch){0});
     for (size_t k = 0; k < WIDTHS; k++) {
         size_t d = widths[k], ld = d + GAP, bytes = ((TOKENS - 1) * ld + d) * sizeof(float);
@@ -210,18 +220,18 @@ START_TEST(swiglu_matches_double_and_its_differences)
         float *dgate = empty_matrix(TOKENS, d, ld), *dup = empty_matrix(TOKENS, d, ld);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < d; i++)
-                gate[t * ld + i] *= 20;
+                gate[t * ld + i] *= t % 2 ? 20 : 4;
         gate[0] = -120; /* exp(120) is beyond fp32 */
-        ql_swiglu_forward(TOKENS, d, gate, ld, up, ld, act, ld, NULL);
-        ql_swiglu_backward(TOKENS, d, gate, ld, up, ld, dact, ld, dgate, ld, dup, ld, NULL);
+        ql_glu_forward(glu, TOKENS, d, gate, ld, up, ld, act, ld, NULL);
+        ql_glu_backward(glu, TOKENS, d, gate, ld, up, ld, dact, ld, dgate, ld, dup, ld, NULL);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < d; i++) {
                 size_t at = t * ld + i;
                 double g = gate[at], u = up[at], step = 1e-5, bound = (fabs(g) + 1) * 10 * unit + 1e-9;
-                assert_near(act[at], swiglu(g, u), bound, "swiglu(%g)", g);
-                assert_near(dgate[at], (swiglu(g + step, u) - swiglu(g - step, u)) / (2 * step) * dact[at], bound,
+                assert_near(act[at], glu_value(glu, g, u), bound, "act(%g)", g);
+                assert_near(dgate[at], (glu_value(glu, g + step, u) - glu_value(glu, g - step, u)) / (2 * step) * dact[at], bound,
                             "dgate(%g)", g);
-                assert_near(dup[at], (swiglu(g, u + step) - swiglu(g, u - step)) / (2 * step) * dact[at], bound,
+                assert_near(dup[at], (glu_value(glu, g, u + step) - glu_value(glu, g, u - step)) / (2 * step) * dact[at], bound,
                             "dup(%g)", g);
             }
         assert_gaps_untouched(act, TOKENS, d, ld);
@@ -230,13 +240,43 @@ START_TEST(swiglu_matches_double_and_its_differences)
         float *act2 = random_matrix(TOKENS, d, ld), *up2 = random_matrix(TOKENS, d, ld);
         memcpy(act2, gate, bytes);
         memcpy(up2, up, bytes);
-        ql_swiglu_forward(TOKENS, d, act2, ld, up, ld, act2, ld, workers);
+        ql_glu_forward(glu, TOKENS, d, act2, ld, up, ld, act2, ld, workers);
         ck_assert_mem_eq(act, act2, bytes);
-        ql_swiglu_backward(TOKENS, d, gate, ld, up2, ld, dact, ld, dact, ld, up2, ld, workers);
+        ql_glu_backward(glu, TOKENS, d, gate, ld, up2, ld, dact, ld, dact, ld, up2, ld, workers);
         ck_assert_mem_eq(dgate, dact, bytes);
         ck_assert_mem_eq(dup, up2, bytes);
     }
     ql_workers_destroy(workers);
+}
+END_TEST
+
+START_TEST(soft_caps_match_double)
+{
+    if (!use_tier(_i))
+        return;
+    const ql_row_kernels *rows = ql_ops_select(ql_cpu_features())->rows;
+    double worst = 0;
+    for (int step = -6000; step < 6000; step++) {
+        float x[3] = {(float)step * 1e-3f, (float)step * 1e-6f, (float)step * 0.02f}, y[3];
+        memcpy(y, x, sizeof x);
+        rows->softcap(3, y, 1);
+        for (int i = 0; i < 3; i++) {
+            double want = tanh((double)x[i]), error = fabs(y[i] - want) / (fabs(want) * 0x1p-23 + 1e-30);
+            worst = error > worst ? error : worst;
+        }
+    }
+    printf("tanh %s: %.3f * 2^-23 of it at most\n", tier_names[_i], worst);
+    ck_assert_double_le(worst, 4);
+    float x[5] = {-40, -3, 0, 7, 60}, y[5];
+    memcpy(y, x, sizeof x);
+    rows->softcap(5, y, 30);
+    for (int i = 0; i < 5; i++)
+        assert_near(y[i], 30 * tanh(x[i] / 30), 4e-6, "softcap(%g)", (double)x[i]);
+    memcpy(x, y, sizeof x);
+    rows->softcap_exp_slope(5, y, 30, 25);
+    for (int i = 0; i < 5; i++)
+        assert_near(y[i], exp((double)x[i] - 25) * (1 - (double)x[i] * x[i] / 900), 1e-5 * exp((double)x[i] - 25),
+                    "softcap_exp_slope(%g)", (double)x[i]);
 }
 END_TEST
 
@@ -250,7 +290,8 @@ int main(void)
     tcase_add_loop_test(tests, norm_in_place_and_on_any_threads, 0, TIERS);
     tcase_add_test(tests, llama3_frequencies_blend);
     tcase_add_loop_test(tests, rope_turns_pairs_and_back, 0, TIERS);
-    tcase_add_loop_test(tests, swiglu_matches_double_and_its_differences, 0, TIERS);
+    tcase_add_loop_test(tests, glu_matches_double_and_its_differences, 0, QL_GLUS * TIERS);
+    tcase_add_loop_test(tests, soft_caps_match_double, 0, TIERS);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }

@@ -111,7 +111,7 @@ static void turn_heads_back(const ql_block_call *call, const float *w, size_t he
 ql_attention ql_model_attention(const ql_model *model, size_t sequences, const size_t *start)
 {
     const ql_model_config *c = &model->config;
-    return (ql_attention){c->heads, c->kv_heads, c->head_dim, 1.0f / sqrtf((float)c->head_dim), sequences, start};
+    return (ql_attention){c->heads, c->kv_heads, c->head_dim, 1.0f / sqrtf((float)c->head_dim), sequences, start, 0, 0};
 }
 
 void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
@@ -135,7 +135,7 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
     block_norm(call, block->post_norm, saved->mid);
     linear(call, QL_GATE, call->pass->norm, saved, saved->gate);
     linear(call, QL_UP, call->pass->norm, saved, saved->up);
-    ql_swiglu_forward(call->m, f, saved->gate, f, saved->up, f, call->pass->act, f, call->workers);
+    ql_glu_forward(QL_SWIGLU, call->m, f, saved->gate, f, saved->up, f, call->pass->act, f, call->workers);
     linear(call, QL_DOWN, call->pass->act, saved, out);
     add_to(out, saved->mid, call->m, d, call->workers);
 }
@@ -155,10 +155,10 @@ static void mlp_backward(const ql_block_call *call, ql_saved *saved)
     const ql_block *block = &call->model->blocks[call->index];
     ql_pass *pass = call->pass;
     size_t f = call->model->config.intermediate_size;
-    ql_swiglu_forward(call->m, f, saved->gate, f, saved->up, f, pass->act, f, call->workers);
+    ql_glu_forward(QL_SWIGLU, call->m, f, saved->gate, f, saved->up, f, pass->act, f, call->workers);
     linear_backward(call, QL_DOWN, pass->act, pass->d, saved, pass->dact, false);
     float *dgate = saved->gate, *dup = saved->up;
-    ql_swiglu_backward(call->m, f, saved->gate, f, saved->up, f, pass->dact, f, dgate, f, dup, f, call->workers);
+    ql_glu_backward(QL_SWIGLU, call->m, f, saved->gate, f, saved->up, f, pass->dact, f, dgate, f, dup, f, call->workers);
     block_norm(call, block->post_norm, saved->mid);
     linear_backward(call, QL_GATE, pass->norm, dgate, saved, pass->dnorm, false);
     linear_backward(call, QL_UP, pass->norm, dup, saved, pass->dnorm, true);

@@ -33,8 +33,9 @@ void ql_rmsnorm_backward(const ql_rmsnorm *norm, size_t m, const float *x, size_
 /* ---- Rotary position embedding (Su et al. 2021), Hugging Face's pairs (i, i + head_dim/2) ---- */
 
 typedef struct ql_rope_config {
-    size_t head_dim; /* even */
+    size_t head_dim; /* elements of a head that turn, from its first one on; even */
     double theta;    /* rope_theta */
+    double linear;   /* rope_scaling of type "linear": its factor; 0: none */
     bool llama3;     /* rope_scaling of type "llama3"; the rest is read only then */
     double factor, low_freq_factor, high_freq_factor, original_max_positions;
     const float *divisors; /* [head_dim/2] of the frequencies, at last; NULL: none */
@@ -42,7 +43,8 @@ typedef struct ql_rope_config {
 
 /* Cosines and sines of position * frequency, [positions][head_dim/2] each, by ql_rope_fill(). */
 typedef struct ql_rope {
-    size_t positions, half; /* half = head_dim / 2 */
+    size_t positions, half; /* half = head_dim / 2 of the configuration */
+    size_t head_dim;        /* elements of a whole head; those beyond 2 * half stay as they are */
     float *cos, *sin;
 } ql_rope;
 
@@ -57,16 +59,22 @@ void ql_rope_fill(const ql_rope *rope, const ql_rope_config *config, ql_workers 
 void ql_rope_rotate(const ql_rope *rope, size_t m, const uint32_t *position, size_t heads, float *x, size_t ldx,
                     bool inverse, ql_workers *workers);
 
-/* ---- SwiGLU (Shazeer 2020): act = silu(gate) * up, silu(z) = z / (1 + exp(-z)) ---- */
+/* ---- Gated units (Shazeer 2020): act = f(gate) * up ---- */
+
+typedef enum ql_glu {
+    QL_SWIGLU, /* f(z) = z / (1 + exp(-z)) */
+    QL_GEGLU,  /* f(z) = z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2 (Gemma) */
+    QL_GLUS
+} ql_glu;
 
 /* d elements a token. act may be gate or up. */
-void ql_swiglu_forward(size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup, float *act,
-                       size_t ldact, ql_workers *workers);
+void ql_glu_forward(ql_glu glu, size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup,
+                    float *act, size_t ldact, ql_workers *workers);
 
 /* dgate and dup from dact. dgate and dup may each be any of dact, gate and up (not the same one). */
-void ql_swiglu_backward(size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup,
-                        const float *dact, size_t lddact, float *dgate, size_t lddgate, float *dup, size_t lddup,
-                        ql_workers *workers);
+void ql_glu_backward(ql_glu glu, size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup,
+                     const float *dact, size_t lddact, float *dgate, size_t lddgate, float *dup, size_t lddup,
+                     ql_workers *workers);
 
 /* ---- Causal attention with grouped heads over packed sequences ---- */
 
@@ -126,7 +134,11 @@ typedef struct ql_loss {
     float *dx;             /* [m][hidden], zero where masked; NULL: loss only */
     size_t lddx;
     float *token_loss; /* [m], zero where masked; may be NULL */
+    float softcap;     /* logits are softcap * tanh(x W^T / softcap) (Gemma 2); 0: none */
 } ql_loss;
+
+/* x[n] = cap tanh(x / cap), for logits that no loss is made of. */
+void ql_softcap(float *x, size_t n, float cap);
 
 typedef struct ql_loss_sum {
     double sum;       /* of -log softmax(x W^T)[target] over the unmasked tokens, in nats */

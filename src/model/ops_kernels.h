@@ -6,18 +6,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/ops.h"
+
 /* One row each; see ops.h for what may overlap. */
 typedef struct ql_row_kernels {
     float (*rmsnorm)(size_t d, const float *x, const float *w, float eps, float *y); /* returns rstd */
     void (*rmsnorm_backward)(size_t d, const float *x, const float *w, float rstd, const float *dy, float *dx,
                              bool add);
     void (*rotate)(size_t half, const float *cos, const float *sin, bool inverse, float *x);
-    void (*swiglu)(size_t d, const float *gate, const float *up, float *act);
-    void (*swiglu_backward)(size_t d, const float *gate, const float *up, const float *dact, float *dgate, float *dup);
+    void (*glu[QL_GLUS])(size_t d, const float *gate, const float *up, float *act); /* by ql_glu */
+    void (*glu_backward[QL_GLUS])(size_t d, const float *gate, const float *up, const float *dact, float *dgate,
+                                  float *dup);
     /* The largest of x[n]; false when one is not finite. */
     bool (*highest)(size_t n, const float *x, float *max);
     /* The sum of exp(x - shift); `keep` leaves the exponentials in x. */
     double (*exp_sum)(size_t n, float *x, float shift, bool keep);
+    void (*softcap)(size_t n, float *x, float cap); /* x = cap tanh(x / cap) */
+    /* Of capped x: exp(x - shift) times the cap's derivative where they are, 1 - (x / cap)^2. */
+    void (*softcap_exp_slope)(size_t n, float *x, float cap, float shift);
     void (*scale)(size_t n, float *x, float factor);
     float (*dot)(size_t n, const float *x, const float *y);
     void (*exponentials)(size_t n, float *x); /* x = exp(x) */

@@ -86,8 +86,12 @@ static void raise_highest(const void *self, ql_tile t)
 {
     const chunk *c = self;
     for (size_t row = t.row; row < t.row + t.rows; row++) {
-        float max;
-        bool finite = c->kernels->highest(t.cols, c->logits + row * c->vocabulary + t.col, &max);
+        float max, *logits = c->logits + row * c->vocabulary + t.col;
+        bool finite = c->kernels->highest(t.cols, logits, &max);
+        if (finite && c->loss->softcap > 0) {
+            c->kernels->softcap(t.cols, logits, c->loss->softcap);
+            c->kernels->highest(t.cols, logits, &max);
+        }
         uint32_t here = finite ? ordered(max) : not_finite, there = atomic_load(&c->highest[row]);
         while (there < here && !atomic_compare_exchange_weak(&c->highest[row], &there, here))
             ;
@@ -108,11 +112,17 @@ static void softmax_row(void *ctx, size_t row, size_t worker)
         return;
     }
     double distance = (double)max - (double)logits[target];
-    double sum = c->kernels->exp_sum(c->vocabulary, logits, max, c->loss->dx != NULL);
+    bool capped = c->loss->softcap > 0;
+    double sum = c->kernels->exp_sum(c->vocabulary, logits, max, c->loss->dx && !capped), slope = 1;
     c->row_loss[row] = log(sum) + distance;
     if (!c->loss->dx)
         return;
-    logits[target] = (float)((double)logits[target] - sum);
+    if (capped) {
+        double share = (double)logits[target] / (double)c->loss->softcap;
+        slope = 1 - share * share;
+        c->kernels->softcap_exp_slope(c->vocabulary, logits, c->loss->softcap, max);
+    }
+    logits[target] = (float)((double)logits[target] - sum * slope);
     c->row_scale[row] = (float)(c->loss->grad_scale / sum);
 }
 
@@ -168,4 +178,9 @@ ql_loss_sum ql_loss_run(const ql_loss *loss, void *buffer, ql_workers *workers)
             run_chunk(&c, &out, workers);
     }
     return out;
+}
+
+void ql_softcap(float *x, size_t n, float cap)
+{
+    ql_ops_select(ql_cpu_features())->rows->softcap(n, x, cap);
 }

@@ -27,6 +27,8 @@ void ql_rope_frequencies(const ql_rope_config *config, double *frequency)
 {
     for (size_t i = 0; i < config->head_dim / 2; i++) {
         frequency[i] = pow(config->theta, -2.0 * (double)i / (double)config->head_dim);
+        if (config->linear > 0)
+            frequency[i] /= config->linear;
         if (config->llama3)
             frequency[i] = llama3_frequency(config, frequency[i]);
         if (config->divisors)
@@ -55,7 +57,8 @@ static void fill_positions(void *ctx, size_t index, size_t worker)
 void ql_rope_fill(const ql_rope *rope, const ql_rope_config *config, ql_workers *workers)
 {
     fill_job job = {.rope = rope};
-    assert(rope->half == config->head_dim / 2 && rope->half <= sizeof job.frequency / sizeof *job.frequency);
+    assert(rope->half == config->head_dim / 2 && 2 * rope->half <= rope->head_dim);
+    assert(rope->half <= sizeof job.frequency / sizeof *job.frequency);
     ql_rope_frequencies(config, job.frequency);
     ql_parallel(workers, (rope->positions + TOKENS - 1) / TOKENS, fill_positions, &job);
 }
@@ -79,7 +82,7 @@ static void rotate_tokens(void *ctx, size_t index, size_t worker)
         size_t row = job->position[t] * half;
         for (size_t h = 0; h < job->heads; h++)
             job->kernels->rotate(half, job->rope->cos + row, job->rope->sin + row, job->inverse,
-                                 job->x + t * job->ldx + h * 2 * half);
+                                 job->x + t * job->ldx + h * job->rope->head_dim);
     }
 }
 

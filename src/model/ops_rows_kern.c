@@ -65,6 +65,46 @@ static void swiglu_backward(size_t d, const float *gate, const float *up, const 
     }
 }
 
+/* gelu(g) by tanh is g s with s = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (g + 0.044715 g^3). */
+static vf gelu_share(vf g)
+{
+    vf cubic = vfma(g * g, vset(0.044715f), vset(1));
+    return vset(1) / (vset(1) + vexp(vset(-1.5957691f) * g * cubic));
+}
+
+static void geglu(size_t d, const float *gate, const float *up, float *act)
+{
+    for (size_t i = 0; i < d; i += VN) {
+        vf g = vget(gate + i, d - i);
+        vput(act + i, g * gelu_share(g) * vget(up + i, d - i), d - i);
+    }
+}
+
+static void geglu_backward(size_t d, const float *gate, const float *up, const float *dact, float *dgate, float *dup)
+{
+    vf one = vset(1);
+    for (size_t i = 0; i < d; i += VN) {
+        vf g = vget(gate + i, d - i), u = vget(up + i, d - i), dy = vget(dact + i, d - i);
+        vf s = gelu_share(g), inner = vset(1.5957691f) * vfma(g * g, vset(3 * 0.044715f), one);
+        vput(dgate + i, dy * u * s * vfma(g * (one - s), inner, one), d - i);
+        vput(dup + i, dy * g * s, d - i);
+    }
+}
+
+static void softcap(size_t n, float *x, float cap)
+{
+    for (size_t i = 0; i < n; i += VN)
+        vput(x + i, vsoftcap(vget(x + i, n - i), cap), n - i);
+}
+
+static void softcap_exp_slope(size_t n, float *x, float cap, float shift)
+{
+    for (size_t i = 0; i < n; i += VN) {
+        vf score = vget(x + i, n - i);
+        vput(x + i, vexp(score - vset(shift)) * vsoftcap_slope(score, cap), n - i);
+    }
+}
+
 static bool highest(size_t n, const float *x, float *max)
 {
     /* x * 0 is NaN for infinities and NaN. Lanes past the end hold x[0] so as not to count. */
@@ -138,8 +178,10 @@ const ql_row_kernels QL_TIER_NAME(ql_rows) = {
     .rmsnorm = rmsnorm,
     .rmsnorm_backward = rmsnorm_backward,
     .rotate = rotate,
-    .swiglu = swiglu,
-    .swiglu_backward = swiglu_backward,
+    .glu = {[QL_SWIGLU] = swiglu, [QL_GEGLU] = geglu},
+    .glu_backward = {[QL_SWIGLU] = swiglu_backward, [QL_GEGLU] = geglu_backward},
+    .softcap = softcap,
+    .softcap_exp_slope = softcap_exp_slope,
     .highest = highest,
     .exp_sum = exp_sum,
     .scale = scale,

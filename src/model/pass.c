@@ -95,7 +95,8 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
 /* Lays the pass out with a NULL base: how many bytes, and how many floats of work. */
 static size_t measure(ql_pass *pass, size_t positions, size_t threads, ql_scratch *need, size_t *work)
 {
-    pass->rope = (ql_rope){.positions = positions, .half = pass->model->config.head_dim / 2};
+    pass->rope = (ql_rope){.positions = positions, .half = pass->model->config.head_dim / 2,
+                            .head_dim = pass->model->config.head_dim};
     *need = scratch_needed(pass, threads, work);
     ql_arena plan = {0};
     list_pass(pass, &plan, *work);
