@@ -17,20 +17,25 @@ static const char adapter_header[] =
     "\"base_model.model.model.layers.0.mlp.down_proj.lora_B.weight\": {\"dtype\": \"F32\", \"shape\": [8, 1], "
     "\"data_offsets\": [192, 224]}}";
 
-static void merge(const char *model, bool gguf)
+static void merge(const char *model, const char *output, const ql_merge_options *options)
 {
-    char output[128];
+    ql_merge_report report;
+    ql_error err = {0};
+    fuzz_went_well(ql_merge(&report, model, fuzz_folder(), output, options, fuzz_workers(), &err), &err);
+}
+
+/* As stored, as one of the other types, and what quantization leaves. */
+static void merge_all(const char *model, bool gguf, size_t choice)
+{
     static const ql_code types[] = {QL_CODE_F32, QL_CODE_F16, QL_CODE_BF16, QL_CODE_Q8_0, QL_CODE_Q4_0};
-    snprintf(output, sizeof output, "%s/%s", fuzz_folder(), gguf ? "out.gguf" : "out");
-    for (size_t i = 0; i < 7; i++) {
-        ql_merge_options options = ql_merge_options_defaults();
-        ql_merge_report report;
-        ql_error err = {0};
-        options.as_stored = i >= 5;
-        options.quantized = i == 6;
-        options.type = i < 5 ? types[i] : QL_CODE_F32;
-        fuzz_went_well(ql_merge(&report, model, fuzz_folder(), output, &options, fuzz_workers(), &err), &err);
-    }
+    char output[128];
+    ql_merge_options options = ql_merge_options_defaults();
+    snprintf(output, sizeof output, "%s/%s", fuzz_folder(), gguf || choice & 1 ? "out.gguf" : "out");
+    merge(model, output, &options);
+    options.as_stored = false;
+    options.type = types[choice / 2 % 5];
+    options.quantized = choice & 32;
+    merge(model, output, &options);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -45,11 +50,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_divide(parts, 3, data, size);
     bool gguf = size >= 4 && memcmp(data, "GGUF", 4) == 0;
     if (gguf) {
-        merge(fuzz_file("x.gguf", (fuzz_part){data, size}), true);
+        merge_all(fuzz_file("x.gguf", (fuzz_part){data, size}), true, size);
     } else {
         fuzz_files(names, parts, 1);
         fuzz_safetensors("model.safetensors", parts[1], parts[2]);
-        merge(fuzz_folder(), false);
+        merge_all(fuzz_folder(), false, size);
     }
     return 0;
 }
