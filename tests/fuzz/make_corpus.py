@@ -200,6 +200,57 @@ def models():
     put("gguf_model", "llama-divisors", freqs)
 
 
+TABLES = {
+    "nf4": [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+            -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+            0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0],
+    "fp4": [0.0, 0.0052083334, 0.6666667, 1.0, 0.33333334, 0.5, 0.16666667, 0.25],
+}
+TABLES["fp4"] += [-v for v in TABLES["fp4"]]
+
+
+def bitsandbytes():
+    """Folders whose linear layers are stored in 4 bits, nested or not."""
+    rng = random.Random(4)
+    for letter, (s, kind, nested) in zip("ab", [(Shape("llama", inter=16), "nf4", True),
+                                                (Shape("qwen2", inter=16, tied=True), "fp4", False)]):
+        tensors = {}
+        for name, (dtype, shape, raw) in s.stored("F16", rng).items():
+            if len(shape) == 1 or "layers" not in name:
+                tensors[name] = (dtype, shape, raw)
+                continue
+            n, blocks = count(shape), -(-count(shape) // 64)
+            state = {"quant_type": kind, "blocksize": 64, "dtype": "float16", "shape": shape}
+            tensors[name] = ("U8", [n // 2, 1], rng.randbytes(n // 2))
+            tensors[name + ".quant_map"] = ("F32", [16], struct.pack("<16f", *TABLES[kind]))
+            if nested:
+                state.update(nested_blocksize=256, nested_dtype="float32", nested_offset=0.25)
+                tensors[name + ".absmax"] = ("U8", [blocks], rng.randbytes(blocks))
+                tensors[name + ".nested_absmax"] = ("F32", [1], struct.pack("<f", 0.5))
+                tensors[name + ".nested_quant_map"] = ("F32", [256], struct.pack("<256f", *[i / 128 - 1 for i in range(256)]))
+            else:
+                tensors[name + ".absmax"] = ("F32", [blocks], struct.pack(f"<{blocks}f", *[1.0] * blocks))
+            raw = json.dumps(state).encode()
+            tensors[f"{name}.quant_state.bitsandbytes__{kind}"] = ("U8", [len(raw)], raw)
+        header, data = safetensors(tensors)
+        quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": kind,
+                        "bnb_4bit_use_double_quant": nested, "llm_int8_skip_modules": ["lm_head"]}
+        put("model", f"bitsandbytes-{kind}", letter, s.config(quantization_config=quantization), header, data)
+        put("config", f"bitsandbytes-{kind}", s.config(quantization_config=quantization))
+
+
+def settings():
+    put("settings", "every-kind", "flag: off\nsize: 8  # words\nreal: 2.5e-1\nbytes: 4Gi\ntext: 'some words'\nchoice: two\n"
+        "names: [a, b]\nlist:\n  - one\n  - \"t\\two\"\n")
+    put("settings", "record", "text: ~\nrecord:\n  defaults: {size: 9, flag: no}\n  adapter: abc\n  files:\n    model: {name: x}\n")
+    put("settings", "blocks", "text: |\n  a\n  b\n? names\n: >-\n  a,\n  b\n--- \n...\n")
+    put("settings", "aliases", "a: &a [x,x,x]\nb: &b [*a,*a,*a]\nc: [*b,*b,*b]\n")
+    put("settings", "deep", "{a: " * 200)
+    put("settings", "brackets", "[" * 2000)
+    put("settings", "controls", "\"a\\e[31m\\n\": 1\n\"a\\e[31m\\n\": 2\n")
+    put("settings", "nul", "text: \"a\\0b\"\n")
+
+
 def containers():
     rng = random.Random(2)
     kinds = {f"t.{dtype}": (dtype, [3, 2], None) for dtype in WIDTHS}
@@ -397,3 +448,5 @@ if __name__ == "__main__":
     tokenizers()
     datasets()
     adapters()
+    bitsandbytes()
+    settings()
