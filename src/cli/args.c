@@ -13,14 +13,22 @@
 
 enum { MAX_NAME = 40 };
 
+void cli_clean(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
+
 int cli_wrong(const cli_command *command, const char *format, ...)
 {
+    char text[2048];
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "qlora %s: ", command->name);
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\nSee 'qlora %s --help'.\n", command->name);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    cli_clean(text);
+    fprintf(stderr, "qlora %s: %s\nSee 'qlora %s --help'.\n", command->name, text, command->name);
     return CLI_USAGE;
 }
 

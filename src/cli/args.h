@@ -86,6 +86,9 @@ void cli_expects(const cli_option *option, char what[CLI_WHY]);
 /* Complains on stderr in one line, points to --help, and returns CLI_USAGE. */
 int cli_wrong(const cli_command *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Control characters, which must not reach a terminal or break a line of complaint, become question marks. */
+void cli_clean(char *text);
+
 /* Whether the command cannot do without the option. */
 bool cli_required(const cli_command *command, const cli_option *option);
 

@@ -35,6 +35,7 @@ static bool __attribute__((format(printf, 3, 4))) wrong(reader *r, size_t line, 
     if (used < CLI_YAML_WHY)
         vsnprintf(r->why + used, (size_t)(CLI_YAML_WHY - used), format, args);
     va_end(args);
+    cli_clean(r->why);
     return false;
 }
 
