@@ -300,7 +300,7 @@ typedef struct refusal {
 #define QV ", \"target_modules\": [\"q_proj\", \"v_proj\"]"
 
 static const refusal refusals[] = {
-    {QV ", \"use_dora\": true", 2, 4, QL_ERR_UNSUPPORTED, "use_dora"},
+    {QV ", \"use_dora\": true", 2, 4, QL_ERR_FORMAT, "q_proj.lora_magnitude_vector"},
     {QV ", \"fan_in_fan_out\": true", 2, 4, QL_ERR_UNSUPPORTED, "fan_in_fan_out"},
     {QV ", \"bias\": \"all\"", 2, 4, QL_ERR_UNSUPPORTED, "bias is \"all\""},
     {QV ", \"modules_to_save\": [\"lm_head\"]", 2, 4, QL_ERR_UNSUPPORTED, "modules_to_save"},
@@ -396,7 +396,7 @@ START_TEST(writes_patterns)
     ql_adapters *set;
     ql_adapter_shape planned[2];
     const char *names[2] = {small[0].name, small[1].name}, *targets[2] = {"q_proj", "v_proj"};
-    const ql_adapter_shape shapes[2] = {{6, 4, 2, 5}, {6, 3, 3, 0.25}};
+    const ql_adapter_shape shapes[2] = {{6, 4, 2, 5, false}, {6, 3, 3, 0.25, false}};
     ck_assert_ok(ql_adapters_create(&set, shapes, 2, true, &err), &err);
     ql_adapter_config config = {.rank = 2, .alpha = 10, .target_modules = targets, .targets = 2};
     ck_assert_ok(ql_adapter_file_write(dir, &config, set, names, &err), &err);
@@ -424,7 +424,7 @@ START_TEST(models_keep_uneven_adapters)
     const char *names[USED];
     for (size_t i = 0; i < USED; i++) {
         const ql_adapter_module *m = &stories()[used[i]];
-        shapes[i] = (ql_adapter_shape){m->in_features, m->out_features, ranks[i], scalings[i]};
+        shapes[i] = (ql_adapter_shape){m->in_features, m->out_features, ranks[i], scalings[i], false};
         names[i] = m->name;
     }
     ck_assert_ok(ql_adapters_create(&set, shapes, USED, true, &err), &err);
@@ -466,7 +466,7 @@ START_TEST(failed_write_keeps_the_old)
     ql_error err = {0};
     ql_adapters *set;
     const char *names[2] = {small[0].name, small[1].name}, *targets[2] = {"q_proj", "v_proj"};
-    const ql_adapter_shape shapes[2] = {{6, 4, 2, 1}, {6, 3, 2, 1}};
+    const ql_adapter_shape shapes[2] = {{6, 4, 2, 1, false}, {6, 3, 2, 1, false}};
     ck_assert_ok(ql_adapters_create(&set, shapes, 2, true, &err), &err);
     ql_adapters_init(set, 1);
     ql_adapter_config config = {.rank = 2, .alpha = 2, .target_modules = targets, .targets = 2};

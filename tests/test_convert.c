@@ -132,7 +132,7 @@ static ql_adapters *write_adapter(const char *dir, const adapter_case *c, bool z
         snprintf(names[i], sizeof names[i], "model.layers.%zu.%s", i / QL_MODULES, hf_names[m]);
         list[i] = names[i];
         targets[m] = strchr(hf_names[m], '.') + 1;
-        shapes[i] = (ql_adapter_shape){inputs[m], outputs[m], rank_of(c, i), scaling_of(c, i)};
+        shapes[i] = (ql_adapter_shape){inputs[m], outputs[m], rank_of(c, i), scaling_of(c, i), false};
     }
     ck_assert_ok(ql_adapters_create(&set, shapes, MODULES, true, &err), &err);
     ql_rng rng = {.seed = 9};

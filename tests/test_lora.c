@@ -102,7 +102,7 @@ START_TEST(accounting_equals_real_layers)
                 d.double_quant = variant % 2;
                 ql_weight *w = quantized(ql_lora_format(&d), d.out_features, d.in_features);
                 ql_adapters *set;
-                ql_adapter_shape shape = {d.in_features, d.out_features, d.rank, ql_lora_scaling(&d)};
+                ql_adapter_shape shape = {d.in_features, d.out_features, d.rank, ql_lora_scaling(&d), false};
                 ck_assert_int_eq(ql_adapters_create(&set, &shape, 1, false, NULL), QL_OK);
                 ck_assert_uint_eq(ql_lora_quantized_base_bytes(&d), ql_weight_bytes(w));
                 ck_assert_uint_eq(ql_lora_adapter_bytes(&d), ql_adapters_bytes(set));
@@ -116,7 +116,7 @@ END_TEST
 
 START_TEST(set_is_flat)
 {
-    const ql_adapter_shape shapes[] = {{10, 6, 2, 0.5}, {7, 3, 1, 2}, {64, 64, 4, 1}};
+    const ql_adapter_shape shapes[] = {{10, 6, 2, 0.5, false}, {7, 3, 1, 2, false}, {64, 64, 4, 1, false}};
     ql_adapters *set;
     ck_assert_int_eq(ql_adapters_create(&set, shapes, 3, true, NULL), QL_OK);
     ck_assert_uint_eq(set->count, 32 + 10 + 512);
@@ -135,18 +135,18 @@ START_TEST(set_is_flat)
     ck_assert_float_eq(set->grad[553], 0);
     ql_adapters_destroy(set);
     ql_error err = {0};
-    ck_assert_int_eq(ql_adapters_create(&set, &(ql_adapter_shape){4, 0, 2, 1}, 1, true, &err), QL_ERR_SHAPE);
+    ck_assert_int_eq(ql_adapters_create(&set, &(ql_adapter_shape){4, 0, 2, 1, false}, 1, true, &err), QL_ERR_SHAPE);
     ck_assert_ptr_null(set);
-    ck_assert_int_eq(ql_adapters_create(&set, &(ql_adapter_shape){SIZE_MAX / 4, 9, 8, 1}, 1, true, &err), QL_ERR_SHAPE);
+    ck_assert_int_eq(ql_adapters_create(&set, &(ql_adapter_shape){SIZE_MAX / 4, 9, 8, 1, false}, 1, true, &err), QL_ERR_SHAPE);
     ck_assert_ptr_nonnull(strstr(err.message, "adapter 0"));
-    ck_assert_int_eq(ql_adapters_create(&set, &(ql_adapter_shape){4, 4, 2, NAN}, 1, true, &err), QL_ERR_VALUE);
+    ck_assert_int_eq(ql_adapters_create(&set, &(ql_adapter_shape){4, 4, 2, NAN, false}, 1, true, &err), QL_ERR_VALUE);
     ql_adapters_destroy(NULL);
 }
 END_TEST
 
 START_TEST(init_is_pefts)
 {
-    const ql_adapter_shape shapes[] = {{900, 6, 16, 1}, {900, 6, 16, 1}};
+    const ql_adapter_shape shapes[] = {{900, 6, 16, 1, false}, {900, 6, 16, 1, false}};
     ql_adapters *set, *other;
     ck_assert_int_eq(ql_adapters_create(&set, shapes, 2, true, NULL), QL_OK);
     ck_assert_int_eq(ql_adapters_create(&other, shapes, 1, false, NULL), QL_OK);
@@ -261,7 +261,7 @@ static fixture setup(ql_format format, size_t m, size_t n, size_t k, size_t r, b
 {
     fixture f = {.m = m, .n = n, .k = k, .r = r, .ldx = k + 3, .ldy = n + 5};
     f.base = quantized(format, n, k);
-    ck_assert_int_eq(ql_adapters_create(&f.set, &(ql_adapter_shape){k, n, r, 0.75}, 1, true, NULL), QL_OK);
+    ck_assert_int_eq(ql_adapters_create(&f.set, &(ql_adapter_shape){k, n, r, 0.75, false}, 1, true, NULL), QL_OK);
     float *start = numbers(f.set->count, 3);
     ql_adapters_set(f.set, 0, f.set->count, start);
     free(start);

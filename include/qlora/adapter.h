@@ -1,6 +1,6 @@
 /* LoRA adapters in the files of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
  *
- * Whatever PEFT can say and this library cannot honour (DoRA, biases, other adapter types, ...) is refused
+ * Whatever PEFT can say and this library cannot honour (biases, other adapter types, ...) is refused
  * by name; nothing is dropped in silence. */
 #ifndef QLORA_ADAPTER_H
 #define QLORA_ADAPTER_H
@@ -22,7 +22,7 @@ typedef struct ql_adapter_module {
 typedef struct ql_adapter_config {
     size_t rank;
     double alpha;
-    bool use_rslora;
+    bool use_rslora, use_dora;
     double dropout;
     const char *base_model;             /* base_model_name_or_path; may be NULL */
     const char *const *target_modules;  /* last parts of names: "q_proj"; only for writing */

@@ -16,7 +16,8 @@ typedef enum ql_export {
     QL_EXPORT_MLX,  /* a folder of mlx-lm: A and B transposed, one rank and one scale */
 } ql_export;
 
-/* Rewrites the PEFT adapter in `adapter` for another program. Of `model` only config.json is read. Each file appears
+/* Rewrites the PEFT adapter in `adapter` for another program. Of `model` only config.json is read. DoRA goes to PEFT and
+ * MLX; GGUF has no word for it (QL_ERR_UNSUPPORTED: merge it instead). Each file appears
  * whole or not at all. What the target cannot say is folded into B (an alpha or a scaling of a layer's own) or padded
  * with zeros (MLX: ranks that differ), so that every layer's s B A stays; values are fp32 throughout. */
 QL_API ql_status ql_adapter_export(ql_export target, const char *adapter, const char *model, const char *output,

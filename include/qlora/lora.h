@@ -49,25 +49,33 @@ QL_API double ql_lora_vram_savings_ratio(const ql_lora_desc *desc);
 typedef struct ql_adapter {
     size_t k, n, r;
     float scaling;             /* s */
-    size_t offset;             /* of A in the flat arrays; B follows at once */
+    size_t offset, count;      /* its parameters in the flat arrays: A, then B, then with DoRA m */
     uint16_t *a, *b;           /* fp16 A[r][k], B[n][r]: what the products use */
     float *master_a, *master_b;
     float *grad_a, *grad_b;
     ql_weight *view_a, *view_b; /* a and b as dense weights; owned by the set */
+    bool dora; /* what follows, [n] each; NULL without */
+    float *magnitude, *grad_m; /* m in fp32, among the masters of a trainable set */
+    float *gain;               /* m / |W + s B A| of each row, which the products are multiplied by */
+    float *norm;               /* |W + s B A| */
+    double *base_square;       /* |W|^2 */
+    float *work;               /* of ql_dora_refresh; shared by the set */
 } ql_adapter;
 
 typedef struct ql_adapters {
     size_t layers;
     ql_adapter *layer; /* [layers] */
-    size_t count;      /* parameters; A of layer 0, B of layer 0, A of layer 1, ... without gaps */
+    size_t count;      /* parameters; A and B of layer 0 (and m, with DoRA), A of layer 1, ... without gaps */
     uint16_t *value;   /* [count] fp16 */
     float *master;     /* [count] fp32, NULL when not trainable */
     float *grad;       /* [count] fp32, NULL when not trainable */
+    size_t dora_bytes; /* what DoRA needs beside them */
 } ql_adapters;
 
 typedef struct ql_adapter_shape {
     size_t in_features, out_features, rank;
     double scaling;
+    bool dora;
 } ql_adapter_shape;
 
 /* Parameters of such a set; QL_ERR_SHAPE names a layer that is empty or too large. */
@@ -87,7 +95,7 @@ QL_API void ql_adapters_init(ql_adapters *set, uint64_t seed);
 QL_API void ql_adapters_set(ql_adapters *set, size_t first, size_t count, const float *src);
 
 QL_API void ql_adapters_zero_grad(ql_adapters *set);
-QL_API size_t ql_adapters_bytes(const ql_adapters *set); /* values, masters and gradients */
+QL_API size_t ql_adapters_bytes(const ql_adapters *set); /* values, masters, gradients, and what DoRA adds */
 QL_API void ql_adapters_destroy(ql_adapters *set);       /* NULL is fine */
 
 /* ---- a linear layer: base and adapter ---- */
@@ -123,10 +131,23 @@ QL_API void ql_linear_backward(const ql_linear *layer, size_t m, const float *x,
                                const ql_dropout *dropout, float *work, ql_workers *workers);
 
 /* dst[rows][k] += rows [row, row + rows) of s B A in fp32, from the masters when there are any. Rows of B that are 0
- * leave the bits of dst. */
+ * leave the bits of dst. With DoRA each row is then brought to its magnitude, which leaves a row of it already. */
 QL_API void ql_adapter_add_rows(const ql_adapter *adapter, size_t row, size_t rows, float *dst, size_t ld);
 
-/* dst[rows][k] = rows [row, row + rows) of W + s B A in fp32, from the masters when there are any. */
+/* ---- DoRA (Liu et al. 2024): y = g (W x + s B A x) + b, g = m / |W + s B A| for each row ----
+ *
+ * The norms are those of the base as it is held, quantized or not, and are taken in blocks: no dense copy is made. The
+ * backward pass takes them as constants, as PEFT does. There is no dropout with it. */
+
+/* Takes |W| of each row, in blocks; with `fresh` they become the magnitudes, which is PEFT's start with B = 0. Call it
+ * once, before a refresh. The base has the adapter's shape. */
+QL_API ql_status ql_dora_start(const ql_linear *layer, bool fresh, ql_workers *workers, ql_error *err);
+
+/* Norms and gains anew, after A, B or m have changed. The workers hold ql_linear_scratch. */
+QL_API void ql_dora_refresh(const ql_linear *layer, ql_workers *workers);
+
+/* dst[rows][k] = rows [row, row + rows) of W + s B A in fp32, from the masters when there are any (with DoRA: of that
+ * brought to its magnitudes). */
 QL_API void ql_linear_merge_rows(const ql_linear *layer, size_t row, size_t rows, float *dst, size_t ld);
 
 #ifdef __cplusplus

@@ -99,6 +99,8 @@ typedef struct ql_lora_options {
     double dropout;   /* 0 */
     unsigned modules; /* QL_ALL_LINEAR */
     uint64_t seed;
+    bool use_dora;    /* DoRA: magnitudes of rows apart from their directions; without dropout */
+    ql_workers *workers; /* for what is computed while attaching; NULL: threads of its own */
 } ql_lora_options;
 QL_API ql_lora_options ql_lora_options_defaults(void);
 QL_API ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_error *err);

@@ -13,7 +13,7 @@ typedef struct finetune_values {
     double val_fraction;
     size_t rank;
     double alpha, dropout;
-    bool rslora;
+    bool rslora, dora;
     const char *target_modules;
     size_t batch_size, grad_accum, steps, warmup_steps, eval_every, seed;
     double epochs, lr, warmup_ratio, weight_decay, max_grad_norm;

@@ -20,8 +20,8 @@ static void introduce_model(const finetune *f)
     if (s->common->adapter)
         cli_say(s, "Adapter   from %s: ", s->common->adapter);
     else
-        cli_say(s, "Adapter   rank %zu, alpha %g%s on %s: ", f->lora.rank, f->lora.alpha,
-                f->lora.use_rslora ? " (rslora)" : "", f->v->target_modules);
+        cli_say(s, "Adapter   rank %zu, alpha %g%s%s on %s: ", f->lora.rank, f->lora.alpha,
+                f->lora.use_rslora ? " (rslora)" : "", f->lora.use_dora ? " (dora)" : "", f->v->target_modules);
     cli_say(s, "%s trainable parameters (%.2f %%)\n", cli_count(own, trainable),
             100 * (double)own / (double)(all + own));
 }

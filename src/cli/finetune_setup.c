@@ -7,7 +7,7 @@
 #include "cli/output.h"
 
 /* The adapter's own file says what these would. */
-static const char *const adapter_options[] = {"rank", "alpha", "rslora", "dropout", "target-modules", NULL};
+static const char *const adapter_options[] = {"rank", "alpha", "rslora", "dora", "dropout", "target-modules", NULL};
 
 static int check_options(finetune *f, const cli_args *args)
 {
@@ -39,6 +39,7 @@ static void fill_options(finetune *f)
     f->lora.rank = v->rank;
     f->lora.alpha = v->alpha;
     f->lora.use_rslora = v->rslora;
+    f->lora.use_dora = v->dora;
     f->lora.dropout = v->dropout;
     f->lora.seed = v->seed;
     f->train.batch_size = v->batch_size;
@@ -161,6 +162,7 @@ int finetune_load(finetune *f)
     if (status != CLI_OK)
         return status;
     const char *adapter = f->v->common.adapter;
+    f->lora.workers = f->session.workers;
     ql_status made = adapter ? ql_adapter_load(f->session.model, adapter, true, &err)
                              : ql_model_attach(f->session.model, &f->lora, &err);
     if (made || fit(f, &err) || plan(f, &err))

@@ -5,6 +5,7 @@
 #include "base/arena.h"
 #include "base/half.h"
 #include "base/workers.h"
+#include "lora/dora.h"
 #include "lora/dropout.h"
 #include "lora/outer.h"
 #include "lora/ways.h"
@@ -34,6 +35,8 @@ ql_scratch ql_linear_scratch(const ql_linear *layer, size_t m, size_t threads)
     ql_scratch need = ql_matmul_scratch(layer->base, m, threads);
     if (!layer->adapter)
         return need;
+    if (layer->adapter->dora)
+        return ql_dora_scratch(layer, m, threads);
     size_t most = smaller(m, QL_WAYS_TOKENS - 1);
     need = ql_scratch_max(need, ql_matmul_scratch(layer->adapter->view_a, most, threads));
     return ql_scratch_max(need, ql_matmul_scratch(layer->adapter->view_b, most, threads));
@@ -58,6 +61,8 @@ static layer_work carve(ql_arena *arena, const ql_adapter *a, size_t m, bool dro
 size_t ql_linear_work(const ql_linear *layer, size_t m, float p)
 {
     ql_arena arena = {0};
+    if (layer->adapter && layer->adapter->dora)
+        return ql_dora_pass_work(layer, m);
     if (layer->adapter)
         carve(&arena, layer->adapter, m, p > 0);
     return arena.used / sizeof(float);
@@ -150,6 +155,11 @@ void ql_linear_forward(const ql_linear *layer, size_t m, const float *x, size_t 
 {
     const ql_adapter *a = layer->adapter;
     assert(!a || (a->k == ql_weight_cols(layer->base) && a->n == ql_weight_rows(layer->base)));
+    if (a && a->dora) {
+        assert(!active(dropout));
+        ql_dora_forward(layer, m, x, ldx, y, ldy, h, work, workers);
+        return;
+    }
     if (layer->bias)
         run_rows(fill_rows, &(row_pass){.m = m, .cols = ql_weight_rows(layer->base), .dst = y, .ldd = ldy,
                                         .bias = layer->bias},
@@ -254,6 +264,11 @@ void ql_linear_backward(const ql_linear *layer, size_t m, const float *x, size_t
         return;
     }
     dropout = active(dropout);
+    if (a->dora) {
+        assert(!dropout);
+        ql_dora_backward(layer, m, x, ldx, dy, lddy, h, dx, lddx, add_dx, work, workers);
+        return;
+    }
     layer_work own = carve_at(work, a, m, dropout);
     if (few(m, dropout))
         backward_few(layer, m, dy, lddy, own.low, dx, lddx, add_dx, workers);
@@ -280,6 +295,8 @@ void ql_adapter_add_rows(const ql_adapter *a, size_t row, size_t rows, float *ds
             for (size_t j = 0; j < a->k; j++)
                 dst[o * ld + j] += b * element(a->master_a, a->a, i * a->k + j);
         }
+        if (a->dora)
+            ql_dora_scale_row(a, row + o, dst + o * ld);
     }
 }
 

@@ -237,6 +237,8 @@ static ql_status check_lora(const ql_lora_options *o, ql_error *err)
         return ql_fail(err, QL_ERR_ARG, "LoRA alpha %g: must be positive", o->alpha);
     if (!(o->dropout >= 0 && o->dropout < 1))
         return ql_fail(err, QL_ERR_ARG, "LoRA dropout %g: must be in [0, 1)", o->dropout);
+    if (o->use_dora && o->dropout > 0)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "DoRA with dropout %g is not supported: leave one of them out", o->dropout);
     if (!o->modules || o->modules & ~(unsigned)QL_ALL_LINEAR)
         return ql_fail(err, QL_ERR_ARG, "LoRA target modules: name at least one");
     return QL_OK;
@@ -258,7 +260,7 @@ ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model,
         ql_module module = (ql_module)(i % QL_MODULES);
         if (options->modules >> module & 1)
             shapes[i] = (ql_adapter_shape){ql_module_inputs(c, module), ql_module_outputs(c, module), options->rank,
-                                           ql_lora_scaling(&desc)};
+                                           ql_lora_scaling(&desc), options->use_dora};
     }
     *out = shapes;
     return QL_OK;
@@ -281,6 +283,39 @@ ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const
     return status;
 }
 
+/* ---- DoRA ---- */
+
+static const ql_linear *linear_at(const ql_model *model, size_t i)
+{
+    return &model->blocks[i / QL_MODULES].linear[i % QL_MODULES];
+}
+
+void ql_model_refresh(const ql_model *model, ql_workers *workers)
+{
+    for (size_t i = 0; i < model->config.layers * QL_MODULES; i++)
+        if (linear_at(model, i)->adapter && linear_at(model, i)->adapter->dora)
+            ql_dora_refresh(linear_at(model, i), workers);
+}
+
+ql_status ql_model_start_dora(const ql_model *model, bool fresh, ql_workers *workers, ql_error *err)
+{
+    ql_workers *own = NULL;
+    ql_status status = workers ? QL_OK : ql_workers_create(&own, 0, err);
+    ql_workers *used = workers ? workers : own;
+    for (size_t i = 0; i < model->config.layers * QL_MODULES && !status; i++) {
+        const ql_linear *linear = linear_at(model, i);
+        if (!linear->adapter || !linear->adapter->dora)
+            continue;
+        status = ql_workers_reserve(used, ql_linear_scratch(linear, 1, ql_workers_count(used)), err);
+        if (!status)
+            status = ql_dora_start(linear, fresh, used, err);
+        if (!status)
+            ql_dora_refresh(linear, used);
+    }
+    ql_workers_destroy(own);
+    return status;
+}
+
 ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_error *err)
 {
     ql_adapter_shape *shapes;
@@ -292,6 +327,8 @@ ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_er
         if (!model->planned)
             ql_adapters_init(adapters, options->seed);
         ql_model_link(model, options, shapes, adapters);
+        if (options->use_dora && !model->planned)
+            status = ql_model_start_dora(model, true, options->workers, err);
     }
     free(shapes);
     return status;

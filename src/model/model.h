@@ -75,6 +75,13 @@ typedef struct ql_noise {
     uint64_t seed, step;
 } ql_noise;
 
+/* With DoRA: norms and gains of all layers anew, after the parameters have changed. */
+void ql_model_refresh(const ql_model *model, ql_workers *workers);
+
+/* The same for adapters that were just linked, with the norms of the base; `fresh` ones take their magnitudes from it.
+ * workers may be NULL. */
+ql_status ql_model_start_dora(const ql_model *model, bool fresh, ql_workers *workers, ql_error *err);
+
 /* Tokens of several sequences one after another, without padding. */
 typedef struct ql_batch {
     size_t tokens, sequences;

@@ -15,10 +15,10 @@
 
 /* Options that must be absent, null, false or empty. */
 static const char *const refused[] = {
-    "use_dora",        "fan_in_fan_out",          "modules_to_save",   "layers_to_transform",
-    "lora_bias",       "trainable_token_indices", "target_parameters", "layer_replication",
-    "use_qalora",      "alora_invocation_tokens", "megatron_config",   "use_bdlora",
-    "arrow_config",    "kasa_config",             "velora_config",     "monteclora_config",
+    "fan_in_fan_out",          "modules_to_save",   "layers_to_transform", "lora_bias",
+    "trainable_token_indices", "target_parameters", "layer_replication",   "use_qalora",
+    "alora_invocation_tokens", "megatron_config",   "use_bdlora",          "arrow_config",
+    "kasa_config",             "velora_config",     "monteclora_config",
 };
 
 static bool neutral(const json_t *value)
@@ -101,6 +101,8 @@ static ql_status read_fields(ql_peft_config *config, ql_error *err)
         status = ql_fail(err, QL_ERR_FORMAT, "%s: lora_dropout is 1: nothing would be left to learn", config->path);
     if (!status)
         status = ql_json_get_bool(&root, "use_rslora", QL_OPTIONAL, &c->use_rslora, err);
+    if (!status)
+        status = ql_json_get_bool(&root, "use_dora", QL_OPTIONAL, &c->use_dora, err);
     if (!status)
         status = ql_json_get_string(&root, "base_model_name_or_path", QL_OPTIONAL, &c->base_model, NULL, err);
     if (!status)
@@ -292,7 +294,7 @@ ql_status ql_peft_config_write(const char *path, const ql_adapter_config *c, con
         ql_json_string(&json, NULL, c->target_modules[i]);
     ql_json_end(&json);
     ql_json_string(&json, "task_type", "CAUSAL_LM");
-    ql_json_bool(&json, "use_dora", false);
+    ql_json_bool(&json, "use_dora", c->use_dora);
     ql_json_bool(&json, "use_rslora", c->use_rslora);
     ql_json_end(&json);
     ql_status status = ql_json_write(&json, path, err);

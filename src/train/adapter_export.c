@@ -13,13 +13,14 @@
 
 typedef char tensor_name[QL_LAYER_NAME + 32];
 
-/* One export under way: two tensors, A and B, for each adapted layer. */
+/* One export under way: two tensors, A and B, for each adapted layer; with DoRA m too. */
 typedef struct job {
-    const char *output;
+    const char *source, *output;
     ql_model_config model;
     ql_layer_adapters adapters;
     size_t *place;       /* [layers adapted] its entry in adapters.list */
-    tensor_name *names;  /* [2 layers adapted], as tensors */
+    size_t sides;        /* tensors of a layer */
+    tensor_name *names;  /* [sides * layers adapted], as tensors */
     ql_tensor *tensors;
     double scale;        /* MLX: of all layers */
     double alpha;        /* GGUF: of all layers */
@@ -90,6 +91,9 @@ static ql_status emit_gguf(void *ctx, const ql_tensor *tensor, ql_output *output
 static ql_status export_gguf(job *j)
 {
     const ql_adapter_config *c = &j->adapters.config;
+    if (c->use_dora)
+        return ql_fail(j->err, QL_ERR_UNSUPPORTED, "%s: use_dora: a GGUF adapter cannot say it; merge the adapter into the "
+                       "model instead", j->source);
     /* The engine scales by alpha / r, and takes an alpha of 0 for a scale of 1. */
     j->alpha = (float)(c->use_rslora ? c->alpha * sqrt((double)c->rank) : c->alpha);
     if (j->alpha == 0)
@@ -115,15 +119,19 @@ static ql_status export_gguf(job *j)
 
 /* ---- MLX ---- */
 
-/* A^T [k][R] and (factor B)^T [R][n], zeros beyond the layer's own rank. */
+/* A^T [k][R] and (factor B)^T [R][n], zeros beyond the layer's own rank; with DoRA m[n]. */
 static ql_status emit_mlx(void *ctx, const ql_tensor *tensor, ql_output *output, ql_error *err)
 {
     (void)err;
     const job *j = ctx;
     size_t index = (size_t)(tensor - j->tensors);
-    const ql_adapter *a = layer_of(j, index / 2);
-    bool is_b = index % 2;
+    const ql_adapter *a = layer_of(j, index / j->sides);
+    bool is_b = index % j->sides == 1;
     float factor = fold(a, j->scale);
+    if (tensor->ndim == 1) {
+        ql_output_write(output, a->magnitude, a->n * sizeof *a->magnitude);
+        return QL_OK;
+    }
     for (size_t row = 0; row < tensor->shape[0]; row++) {
         for (size_t i = 0; i < tensor->shape[1]; i++) {
             bool there = (is_b ? row : i) < a->r;
@@ -141,7 +149,7 @@ static ql_status write_mlx_config(const job *j, const char *path)
         modules |= 1u << j->place[i] % QL_MODULES;
     ql_json json = {.pretty = true};
     ql_json_object(&json, NULL);
-    ql_json_string(&json, "fine_tune_type", "lora");
+    ql_json_string(&json, "fine_tune_type", j->adapters.config.use_dora ? "dora" : "lora");
     ql_json_string(&json, "model", j->adapters.config.base_model);
     ql_json_integer(&json, "num_layers", (int64_t)j->model.layers);
     ql_json_object(&json, "lora_parameters");
@@ -169,11 +177,13 @@ static ql_status export_mlx(job *j)
         j->scale = 1; /* layers may have an alpha of their own, which is folded into B */
     for (size_t i = 0; i < j->adapters.set->layers; i++) {
         const ql_adapter *a = layer_of(j, i);
-        for (size_t side = 0; side < 2; side++) {
-            size_t t = 2 * i + side;
-            snprintf(j->names[t], sizeof *j->names, "%s.lora_%c", j->adapters.list.names[j->place[i]], side ? 'b' : 'a');
-            j->tensors[t] = (ql_tensor){.name = j->names[t], .dtype = QL_F32, .ndim = 2,
-                                        .shape = {side ? j->rank : a->k, side ? a->n : j->rank}};
+        const size_t shapes[3][2] = {{a->k, j->rank}, {j->rank, a->n}, {a->n}};
+        static const char *const sides[3] = {"lora_a", "lora_b", "m"};
+        for (size_t side = 0; side < j->sides; side++) {
+            size_t t = j->sides * i + side;
+            snprintf(j->names[t], sizeof *j->names, "%s.%s", j->adapters.list.names[j->place[i]], sides[side]);
+            j->tensors[t] = (ql_tensor){.name = j->names[t], .dtype = QL_F32, .ndim = side == 2 ? 1 : 2,
+                                        .shape = {shapes[side][0], shapes[side][1]}};
         }
     }
     char *weights = ql_path_join(j->output, "adapters.safetensors");
@@ -181,8 +191,8 @@ static ql_status export_mlx(job *j)
     ql_status status = weights && config ? ql_path_make_folder(j->output, j->err)
                                          : ql_fail(j->err, QL_ERR_MEMORY, "%s: out of memory", j->output);
     if (!status)
-        status = ql_safetensors_stream(weights, j->tensors, 2 * j->adapters.set->layers, &metadata, 1, emit_mlx, j,
-                                       j->err);
+        status = ql_safetensors_stream(weights, j->tensors, j->sides * j->adapters.set->layers, &metadata, 1, emit_mlx,
+                                       j, j->err);
     if (!status)
         status = write_mlx_config(j, config);
     free(weights);
@@ -218,8 +228,9 @@ static ql_status prepare(job *j)
     const ql_layer_adapters *all = &j->adapters;
     size_t layers = all->set->layers, longest = 0;
     j->place = calloc(layers, sizeof *j->place);
-    j->names = calloc(2 * layers, sizeof *j->names);
-    j->tensors = calloc(2 * layers, sizeof *j->tensors);
+    j->sides = all->config.use_dora ? 3 : 2;
+    j->names = calloc(j->sides * layers, sizeof *j->names);
+    j->tensors = calloc(j->sides * layers, sizeof *j->tensors);
     if (!j->place || !j->names || !j->tensors)
         return ql_fail(j->err, QL_ERR_MEMORY, "%s: out of memory", j->output);
     for (size_t i = 0, next = 0; i < all->list.count; i++) {
@@ -238,7 +249,7 @@ static ql_status prepare(job *j)
 ql_status ql_adapter_export(ql_export target, const char *adapter, const char *model, const char *output,
                             ql_error *err)
 {
-    job j = {.output = output, .err = err};
+    job j = {.source = adapter, .output = output, .err = err};
     ql_status status = ql_model_config_read(&j.model, model, err);
     if (!status && (status = ql_layer_adapters_read(&j.adapters, adapter, &j.model, err)))
         ql_fail_in(err, status, "%s", adapter);

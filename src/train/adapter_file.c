@@ -20,18 +20,23 @@ struct ql_adapter_file {
     ql_tensors *tensors;
 };
 
+/* The tensors of a module: A, B, and with DoRA m. */
+enum { SIDE_A, SIDE_B, SIDE_M, SIDES };
+static const char *const parts[SIDES] = {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"};
+
 typedef char stamp_text[96];
 typedef char tensor_name[512];
 
 static const char *stamp(stamp_text text, const ql_adapter_config *c)
 {
-    snprintf(text, sizeof(stamp_text), "r %zu, alpha %.17g, %s", c->rank, c->alpha, c->use_rslora ? "rslora" : "lora");
+    snprintf(text, sizeof(stamp_text), "r %zu, alpha %.17g, %s%s", c->rank, c->alpha, c->use_rslora ? "rslora" : "lora",
+             c->use_dora ? ", dora" : "");
     return text;
 }
 
-static ql_status name_of(tensor_name out, const char *module, char side, ql_error *err)
+static ql_status name_of(tensor_name out, const char *module, const char *part, ql_error *err)
 {
-    int length = snprintf(out, sizeof(tensor_name), "base_model.model.%s.lora_%c.weight", module, side);
+    int length = snprintf(out, sizeof(tensor_name), "base_model.model.%s.%s", module, part);
     if (length < 0 || (size_t)length >= sizeof(tensor_name))
         return ql_fail(err, QL_ERR_ARG, "module \"%.60s...\": the name is too long", module);
     return QL_OK;
@@ -92,12 +97,19 @@ void ql_adapter_file_close(ql_adapter_file *file)
     free(file);
 }
 
-static ql_status find(const ql_adapter_file *file, const char *module, char side, size_t rows, size_t cols,
+static int sides_of(const ql_adapter_file *file)
+{
+    return file->config.common.use_dora ? SIDES : SIDE_M;
+}
+
+/* Tensor `side` of a module for an adapter of this shape. */
+static ql_status find(const ql_adapter_file *file, const char *module, int side, const ql_adapter_shape *s,
                       const ql_tensor **out, ql_error *err)
 {
+    const size_t shapes[SIDES][2] = {{s->rank, s->in_features}, {s->out_features, s->rank}, {s->out_features}};
     tensor_name name;
-    ql_status status = name_of(name, module, side, err);
-    return status ? status : ql_tensors_need(out, file->tensors, name, 2, (const size_t[]){rows, cols}, err);
+    ql_status status = name_of(name, module, parts[side], err);
+    return status ? status : ql_tensors_need(out, file->tensors, name, side == SIDE_M ? 1 : 2, shapes[side], err);
 }
 
 /* A tensor that no targeted module asked for: why is it there? */
@@ -107,10 +119,12 @@ static ql_status explain_rest(const ql_adapter_file *file, const ql_adapter_modu
     for (size_t t = 0; t < ql_tensors_count(file->tensors); t++) {
         const char *name = ql_tensors_at(file->tensors, t)->name;
         bool asked = false;
-        for (size_t i = 0; i < count && !asked; i++) {
-            tensor_name a, b;
-            if (shapes[i].rank && !name_of(a, modules[i].name, 'A', NULL) && !name_of(b, modules[i].name, 'B', NULL))
-                asked = strcmp(name, a) == 0 || strcmp(name, b) == 0;
+        for (size_t i = 0; i < count * SIDES && !asked; i++) {
+            tensor_name own;
+            int side = (int)(i % SIDES);
+            if (shapes[i / SIDES].rank && side < sides_of(file) &&
+                !name_of(own, modules[i / SIDES].name, parts[side], NULL))
+                asked = strcmp(name, own) == 0;
         }
         if (!asked)
             return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s belongs to no module that %s targets in this "
@@ -129,12 +143,12 @@ ql_status ql_adapter_file_plan(const ql_adapter_file *file, const ql_adapter_mod
         const ql_tensor *tensor;
         ql_peft_target target;
         status = ql_peft_target_of(&file->config, m->name, &target, err);
-        shapes[i] = (ql_adapter_shape){m->in_features, m->out_features, target.rank, target.scaling};
+        shapes[i] = (ql_adapter_shape){m->in_features, m->out_features, target.rank, target.scaling,
+                                       file->config.common.use_dora};
         if (status || !target.adapted)
             continue;
-        status = find(file, m->name, 'A', target.rank, m->in_features, &tensor, err);
-        if (!status)
-            status = find(file, m->name, 'B', m->out_features, target.rank, &tensor, err);
+        for (int side = 0; side < sides_of(file) && !status; side++)
+            status = find(file, m->name, side, &shapes[i], &tensor, err);
         adapted++;
     }
     if (status)
@@ -143,13 +157,14 @@ ql_status ql_adapter_file_plan(const ql_adapter_file *file, const ql_adapter_mod
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: target_modules matches no linear layer of this model",
                        file->config_path);
     /* As many tensors as were asked for and found: none is left over. */
-    return ql_tensors_count(file->tensors) == 2 * adapted ? QL_OK : explain_rest(file, modules, count, shapes, err);
+    return ql_tensors_count(file->tensors) == (size_t)sides_of(file) * adapted ? QL_OK : explain_rest(file, modules, count, shapes, err);
 }
 
-static ql_status read_into(ql_adapters *set, size_t first, const ql_tensor *tensor, ql_error *err)
+/* Into parameters [first, ...) of the set, and into exact[] as they are unless that is NULL. */
+static ql_status read_into(ql_adapters *set, size_t first, const ql_tensor *tensor, float *exact, ql_error *err)
 {
     float part[1024];
-    size_t count = ql_tensor_elements(tensor), many;
+    size_t count = ql_tensor_elements(tensor), width = tensor->shape[tensor->ndim - 1], many;
     for (size_t at = 0; at < count; at += many) {
         many = count - at < 1024 ? count - at : 1024;
         ql_status status = ql_tensor_read_f32(tensor, at, many, part, err);
@@ -158,11 +173,27 @@ static ql_status read_into(ql_adapters *set, size_t first, const ql_tensor *tens
         for (size_t i = 0; i < many; i++)
             if (!isfinite(ql_f16_to_f32(ql_f32_to_f16(part[i]))))
                 return ql_fail(err, QL_ERR_VALUE, "%s: tensor %s, row %zu, column %zu is %g, which is no finite FP16 "
-                               "number", tensor->file, tensor->name, (at + i) / tensor->shape[1],
-                               (at + i) % tensor->shape[1], part[i]);
+                               "number", tensor->file, tensor->name, (at + i) / width, (at + i) % width, part[i]);
         ql_adapters_set(set, first + at, many, part);
+        if (exact)
+            memcpy(exact + at, part, many * sizeof *part);
     }
     return QL_OK;
+}
+
+static ql_status read_module(const ql_adapter_file *file, const char *module, ql_adapters *set, const ql_adapter *a,
+                             ql_error *err)
+{
+    const ql_adapter_shape shape = {a->k, a->n, a->r, a->scaling, a->dora};
+    const size_t first[SIDES] = {a->offset, a->offset + a->r * a->k, a->offset + a->r * (a->k + a->n)};
+    ql_status status = QL_OK;
+    for (int side = 0; side < sides_of(file) && !status; side++) {
+        const ql_tensor *tensor;
+        status = find(file, module, side, &shape, &tensor, err);
+        if (!status)
+            status = read_into(set, first[side], tensor, side == SIDE_M ? a->magnitude : NULL, err);
+    }
+    return status;
 }
 
 ql_status ql_adapter_file_read(const ql_adapter_file *file, const ql_adapter_module *modules, size_t count,
@@ -176,17 +207,10 @@ ql_status ql_adapter_file_read(const ql_adapter_file *file, const ql_adapter_mod
             return status;
         if (!target.adapted)
             continue;
-        if (layer == set->layers)
-            return ql_fail(err, QL_ERR_ARG, "%s: the set of adapters lacks %s", file->config_path, modules[i].name);
-        const ql_adapter *a = &set->layer[layer++];
-        const ql_tensor *tensor;
-        status = find(file, modules[i].name, 'A', a->r, a->k, &tensor, err);
-        if (!status)
-            status = read_into(set, a->offset, tensor, err);
-        if (!status)
-            status = find(file, modules[i].name, 'B', a->n, a->r, &tensor, err);
-        if (!status)
-            status = read_into(set, a->offset + a->r * a->k, tensor, err);
+        if (layer == set->layers || set->layer[layer].dora != file->config.common.use_dora)
+            return ql_fail(err, QL_ERR_ARG, "%s: the set of adapters lacks %s, or is none of its kind", file->config_path,
+                           modules[i].name);
+        status = read_module(file, modules[i].name, set, &set->layer[layer++], err);
         if (status)
             return status;
     }
@@ -213,8 +237,7 @@ static const float *parameters(const ql_adapters *set, float **owned)
 static ql_status describe(ql_tensor *tensors, tensor_name *names, const ql_adapter *a, const char *module,
                           const float *values, ql_error *err)
 {
-    size_t count = a->r * (a->k + a->n);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < a->count; i++)
         if (!isfinite(values[a->offset + i]))
             return ql_fail(err, QL_ERR_VALUE, "adapter of %s: it holds %g; nothing is saved", module,
                            values[a->offset + i]);
@@ -222,8 +245,12 @@ static ql_status describe(ql_tensor *tensors, tensor_name *names, const ql_adapt
                              .data = values + a->offset, .bytes = a->r * a->k * sizeof(float)};
     tensors[1] = (ql_tensor){.name = names[1], .dtype = QL_F32, .ndim = 2, .shape = {a->n, a->r},
                              .data = values + a->offset + a->r * a->k, .bytes = a->n * a->r * sizeof(float)};
-    ql_status status = name_of(names[0], module, 'A', err);
-    return status ? status : name_of(names[1], module, 'B', err);
+    tensors[2] = (ql_tensor){.name = names[2], .dtype = QL_F32, .ndim = 1, .shape = {a->n}, .data = a->magnitude,
+                             .bytes = a->n * sizeof(float)};
+    ql_status status = QL_OK;
+    for (int side = 0; side < SIDES && !status; side++)
+        status = name_of(names[side], module, parts[side], err);
+    return status;
 }
 
 static ql_status write_weights(const char *path, const ql_adapter_config *config, const ql_adapters *set,
@@ -233,15 +260,16 @@ static ql_status write_weights(const char *path, const ql_adapter_config *config
     const ql_metadata metadata[] = {{"format", "pt"}, {STAMP_KEY, stamp(text, config)}};
     float *owned;
     const float *values = parameters(set, &owned);
-    ql_tensor *tensors = calloc(2 * set->layers + 1, sizeof *tensors);
-    tensor_name *names = calloc(2 * set->layers + 1, sizeof *names);
+    size_t sides = config->use_dora ? SIDES : SIDE_M;
+    ql_tensor *tensors = calloc(SIDES * (set->layers + 1), sizeof *tensors); /* room for all of the last one's */
+    tensor_name *names = calloc(SIDES * (set->layers + 1), sizeof *names);
     ql_status status = QL_OK;
     if (!values || !tensors || !names)
         status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
     for (size_t i = 0; i < set->layers && !status; i++)
-        status = describe(tensors + 2 * i, names + 2 * i, &set->layer[i], modules[i], values, err);
+        status = describe(tensors + sides * i, names + sides * i, &set->layer[i], modules[i], values, err);
     if (!status)
-        status = ql_safetensors_write(path, tensors, 2 * set->layers, metadata, 2, err);
+        status = ql_safetensors_write(path, tensors, sides * set->layers, metadata, 2, err);
     free(names);
     free(tensors);
     free(owned);

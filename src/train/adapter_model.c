@@ -11,7 +11,8 @@
 /* Fills in the largest rank and the modules that are adapted anywhere. */
 static ql_lora_options options_of(const ql_adapter_config *config, const ql_adapter_shape *shapes, size_t count)
 {
-    ql_lora_options options = {.alpha = config->alpha, .use_rslora = config->use_rslora, .dropout = config->dropout};
+    ql_lora_options options = {.alpha = config->alpha, .use_rslora = config->use_rslora, .dropout = config->dropout,
+                               .use_dora = config->use_dora};
     for (size_t i = 0; i < count; i++) {
         if (!shapes[i].rank)
             continue;
@@ -28,6 +29,9 @@ static ql_status load(ql_model *model, const ql_adapter_file *file, const ql_lay
     if (status)
         return status;
     ql_adapter_config config = ql_adapter_file_config(file);
+    if (trainable && config.use_dora && config.dropout > 0)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "adapter_config.json: use_dora with lora_dropout %g: set that to 0 to go on "
+                       "training here", config.dropout);
     ql_lora_options options = options_of(&config, shapes, list->count);
     ql_adapters *adapters;
     status = ql_model_make_adapters(&adapters, model, shapes, trainable, err);
@@ -38,7 +42,7 @@ static ql_status load(ql_model *model, const ql_adapter_file *file, const ql_lay
         ql_adapters_destroy(adapters);
     else
         ql_model_link(model, &options, shapes, adapters);
-    return status;
+    return status || !config.use_dora ? status : ql_model_start_dora(model, false, NULL, err);
 }
 
 ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_error *err)
@@ -65,7 +69,7 @@ ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *ba
         return ql_fail(err, QL_ERR_ARG, "%s: the model has no adapter to save", dir);
     const ql_lora_options *lora = &model->lora;
     ql_adapter_config config = {.rank = lora->rank, .alpha = lora->alpha, .use_rslora = lora->use_rslora,
-                                .dropout = lora->dropout, .base_model = base_name};
+                                .use_dora = lora->use_dora, .dropout = lora->dropout, .base_model = base_name};
     ql_layer_list list = {0};
     ql_status status = ql_layer_list_make(&list, &model->config, err);
     const char **names = status ? NULL : calloc(2 * list.count, sizeof *names);

@@ -175,6 +175,7 @@ static void put_adapters(record *r, const ql_model *model)
     put_size(r, "rank", lora->rank);
     put_real(r, "alpha", lora->alpha);
     put(r, "rslora", "%s", lora->use_rslora ? "yes" : "no");
+    put(r, "dora", "%s", lora->use_dora ? "yes" : "no");
     put_real(r, "dropout", lora->dropout);
     put(r, "target-modules", "%s", text);
     put(r, "adapter shapes", "%016" PRIx64, hash_shapes(model->adapters));
@@ -345,6 +346,7 @@ static ql_status resume(ql_trainer *t, const ql_tensors *file, record *r, const 
         at += bytes;
     }
     ql_adapters_set(t->model->adapters, 0, t->optimizer.count, (const float *)(const void *)data);
+    ql_model_refresh(t->model, t->workers);
     t->optimizer.step = p.updates;
     t->done = (size_t)p.done;
     t->skipped = (size_t)p.skipped;

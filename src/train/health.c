@@ -16,18 +16,13 @@ static const char *name_adapter(const ql_trainer *t, size_t index, char text[QL_
     return text;
 }
 
-static size_t parameters(const ql_adapter *a)
-{
-    return a->r * (a->k + a->n);
-}
-
 ql_status ql_health_adapters(const ql_trainer *t, ql_error *err)
 {
     const ql_adapters *set = t->model->adapters;
     char text[QL_LOCATE_BYTES];
     for (size_t i = 0; i < set->layers; i++) {
         const ql_adapter *a = &set->layer[i];
-        if (!ql_all_finite_f16(a->a, parameters(a)) || !ql_all_finite(a->master_a, parameters(a)))
+        if (!ql_all_finite_f16(a->a, a->count) || !ql_all_finite(a->master_a, a->count))
             return ql_fail(err, QL_ERR_VALUE,
                            "the adapter of %s has numbers that are not finite in FP16: "
                            "go on from an earlier checkpoint with a lower learning rate",
@@ -54,7 +49,7 @@ ql_status ql_health_logits(ql_trainer *t, const ql_batch *batch, size_t bad, siz
 static size_t last_bad(const ql_adapters *set)
 {
     size_t i = set->layers;
-    while (i > 0 && ql_all_finite(set->layer[i - 1].grad_a, parameters(&set->layer[i - 1])))
+    while (i > 0 && ql_all_finite(set->layer[i - 1].grad_a, set->layer[i - 1].count))
         i--;
     return i;
 }

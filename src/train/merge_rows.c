@@ -121,7 +121,7 @@ static size_t source_row(const ql_merge_matrix *m, size_t row)
 static bool unchanged(const batch *b, size_t row)
 {
     const ql_merge_matrix *m = b->m;
-    if (m->weight || !ql_merge_same_type(m->source, m->out))
+    if (m->weight || !ql_merge_same_type(m->source, m->out) || (m->adapter && m->adapter->dora))
         return false;
     for (size_t i = 0; m->adapter && i < m->adapter->r; i++)
         if (m->adapter->master_b[adapter_row(m, row) * m->adapter->r + i] != 0)

@@ -234,6 +234,7 @@ ql_status ql_trainer_step(ql_trainer *t, ql_step_report *report, ql_error *err)
     } else {
         double clip = ql_clip_factor(report->grad_norm, t->options.max_grad_norm);
         ql_adamw_step(&t->optimizer, t->model->adapters, report->lr, clip, t->workers);
+        ql_model_refresh(t->model, t->workers);
         status = ql_health_adapters(t, err);
     }
     ql_mark(t->workers, QL_PART_OTHER);
