@@ -54,6 +54,7 @@ START_TEST(plans_hold_what_runs_hold)
         setup.config.arch = i == 1 ? QL_ARCH_QWEN3 : QL_ARCH_QWEN2;
         setup.config.qk_norm = i == 1;
         setup.lora.modules = i == 3 ? 1u << QL_Q | 1u << QL_DOWN : QL_ALL_LINEAR;
+        setup.lora.use_dora = i == 4;
         setup.lora.dropout = i == 4 ? 0 : 0.1;
         setup.train.recompute = i % 3 == 0;
         setup.train.batch_size = 1 + i;

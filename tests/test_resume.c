@@ -24,7 +24,7 @@ static void check_equal(const train_case *a, const train_case *b)
     ck_assert_uint_eq(a->trainer->forwards, b->trainer->forwards);
 }
 
-/* Run 1 has what run 0 has not: moments in 8 bits, another rate for B, noise. */
+/* Run 1 has what run 0 has not: moments in 8 bits, another rate for B, noise. Run 2 is DoRA. */
 static train_setup numbered_setup(int i)
 {
     train_setup setup = train_setup_defaults();
@@ -32,6 +32,10 @@ static train_setup numbered_setup(int i)
         setup.train.optim = QL_OPTIM_ADAMW_8BIT;
         setup.train.loraplus_ratio = 4;
         setup.train.neftune_alpha = 5;
+    }
+    if (i == 2) {
+        setup.lora.use_dora = true;
+        setup.lora.dropout = 0;
     }
     return setup;
 }
