@@ -92,6 +92,25 @@ static ql_status load_bias(loader *l, const float *into, size_t n, size_t pairs)
     return status;
 }
 
+/* The weight of a linear layer; its name stays in l->name. */
+static ql_status load_linear(loader *l, ql_weight **out, size_t layer, ql_module module, ql_format format)
+{
+    const ql_model_config *c = &l->model->config;
+    name_of(l, "model.layers.%zu.%s.%s.weight", layer, module_path(module), ql_module_name(module));
+    return load_matrix(l, out, format, ql_module_outputs(c, module), ql_module_inputs(c, module),
+                       paired_heads(l, module));
+}
+
+ql_status ql_model_load_linear(ql_weight **out, ql_model *model, size_t layer, ql_module module, ql_workers *workers,
+                               ql_error *err)
+{
+    loader l = {.model = model, .workers = workers, .err = err};
+    size_t mapped = model->mapped_bytes;
+    ql_status status = load_linear(&l, out, layer, module, (ql_format){.code = QL_CODE_F32, .scale = QL_SCALE_NONE});
+    model->mapped_bytes = mapped; /* it is not kept */
+    return status;
+}
+
 static ql_status load_block(loader *l, size_t i)
 {
     ql_block *block = &l->model->blocks[i];
@@ -114,8 +133,7 @@ static ql_status load_block(loader *l, size_t i)
     for (int module = 0; module < QL_MODULES && !status; module++) {
         const char *path = module_path(module), *name = ql_module_name(module);
         size_t n = ql_module_outputs(c, module), pairs = paired_heads(l, module);
-        name_of(l, "model.layers.%zu.%s.%s.weight", i, path, name);
-        status = load_matrix(l, &block->weight[module], l->model->format, n, ql_module_inputs(c, module), pairs);
+        status = load_linear(l, &block->weight[module], i, (ql_module)module, l->model->format);
         name_of(l, "model.layers.%zu.%s.%s.bias", i, path, name);
         if (!status && block->bias[module])
             status = load_bias(l, block->bias[module], n, pairs);

@@ -63,6 +63,10 @@ ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model,
 ql_status ql_model_make_adapters(ql_adapters **out, const ql_model *model, const ql_adapter_shape *shapes,
                                  bool trainable, ql_error *err);
 
+/* The weight of a linear layer again, as it is stored. The model was opened from files; the caller owns *out. */
+ql_status ql_model_load_linear(ql_weight **out, ql_model *model, size_t layer, ql_module module, ql_workers *workers,
+                               ql_error *err);
+
 /* Points the linear layers at weights and biases, and at the adapters of such a set, which the model owns from
  * then on. options->rank is the largest there is. Without adapters shapes may be NULL. */
 void ql_model_link(ql_model *model, const ql_lora_options *options, const ql_adapter_shape *shapes,
