@@ -33,6 +33,7 @@ static const char help[] =
     "  --format NAME    nf4, fp4, int4, int8, none (default: nf4, groups of 64, double-quantized)\n"
     "  --compute NAME   f32, bf16 (default: f32)\n"
     "  --optim NAME     adamw, adamw8bit (default: adamw)\n"
+    "  --activations N  how they wait for the backward pass: f32, bf16 (default: f32)\n"
     "  --recompute      keep only the inputs of the blocks\n"
     "  --threads N      (default: 1 a CPU)\n"
     "  --runs N         steps timed, after one that is not (default: 5)\n"
@@ -61,10 +62,10 @@ static size_t number(const char *text, size_t most)
     return value;
 }
 
-static bool compute(const char *name)
+static bool is_bf16(const char *name)
 {
     if (strcmp(name, "f32") != 0 && strcmp(name, "bf16") != 0)
-        stop("--compute is f32 or bf16");
+        stop("--compute and --activations are f32 or bf16");
     return strcmp(name, "bf16") == 0;
 }
 
@@ -73,7 +74,8 @@ static step_options parse(int argc, char **argv)
     static const struct option known[] = {{"shape", 1, 0, 's'},   {"seq", 1, 0, 't'},       {"batch", 1, 0, 'b'},
                                           {"rank", 1, 0, 'r'},    {"format", 1, 0, 'f'},    {"compute", 1, 0, 'c'},
                                           {"threads", 1, 0, 'n'}, {"recompute", 0, 0, 'R'}, {"runs", 1, 0, 'N'},
-                                          {"optim", 1, 0, 'o'},   {"json", 0, 0, 'j'},    {"help", 0, 0, 'h'},      {0}};
+                                          {"optim", 1, 0, 'o'},   {"json", 0, 0, 'j'},      {"help", 0, 0, 'h'},
+                                          {"activations", 1, 0, 'a'}, {0}};
     ql_error err = {0};
     step_options o = {.shape = "smollm2-135m", .format = "nf4", .seq = 512, .batch = 1, .rank = 16, .runs = 5};
     for (int c; (c = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
@@ -83,7 +85,8 @@ static step_options parse(int argc, char **argv)
         case 'b': o.batch = number(optarg, 1 << 16); break;
         case 'r': o.rank = number(optarg, 4096); break;
         case 'f': o.format = optarg; break;
-        case 'c': o.bf16 = compute(optarg); break;
+        case 'c': o.bf16 = is_bf16(optarg); break;
+        case 'a': o.bf16_activations = is_bf16(optarg); break;
         case 'n': o.threads = number(optarg, 1024); break;
         case 'o': must(ql_optim_parse(&o.optim, optarg, &err), &err); break;
         case 'R': o.recompute = true; break;
@@ -222,6 +225,7 @@ static void measure(step_result *r, const step_options *o, ql_model *model, cons
     train.batch_size = o->batch;
     train.recompute = o->recompute;
     train.optim = o->optim;
+    train.bf16_activations = o->bf16_activations;
     must(ql_trainer_create(&trainer, model, data, &train, workers, &err), &err);
     time_steps(r, o, trainer, model, workers);
     struct rusage usage;

@@ -11,7 +11,7 @@ typedef struct step_options {
     const char *format;
     size_t seq, batch, rank, threads, runs;
     ql_optim optim;
-    bool bf16, recompute, json;
+    bool bf16, bf16_activations, recompute, json;
 } step_options;
 
 /* The configuration of a named shape; false when there is none of the name. */

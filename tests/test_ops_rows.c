@@ -1,5 +1,6 @@
 /* RMSNorm, RoPE, SwiGLU and the vector exponential: each tier against double arithmetic and central
  * finite differences of it, at ragged widths against guard pages, on 1, 2 and 3 threads. */
+#include "base/half.h"
 #include "ops_support.h"
 
 static const size_t widths[] = {1, 3, 4, 7, 8, 15, 16, 17, 33, 64, 80, 129, 576};
@@ -87,6 +88,28 @@ static void check_norm(size_t heads, size_t d)
     assert_gaps_untouched(y, TOKENS, cols, ld);
     assert_gaps_untouched(dx, TOKENS, cols, ld);
 }
+
+/* Every bf16 number there and back, numbers that round, and what is not finite; ragged, to the ends of arrays. */
+START_TEST(narrow_rounds_to_nearest_even)
+{
+    if (!use_tier(_i))
+        return;
+    const ql_row_kernels *rows = ql_ops_select(ql_cpu_features())->rows;
+    uint16_t narrow[65];
+    for (uint32_t bits = 0; bits < 0x10000; bits += 61) {
+        size_t n = bits % 65 + 1;
+        float *x = guarded(n), *back = guarded(n);
+        for (size_t i = 0; i < n; i++)
+            x[i] = ql_float_from_bits((bits + (uint32_t)i) << 16 | (uint32_t[]){0, 1, 0x7fff, 0x8000, 0x8001}[i % 5]);
+        rows->narrow(n, x, narrow);
+        rows->widen(n, narrow, back);
+        for (size_t i = 0; i < n; i++) {
+            ck_assert_uint_eq(narrow[i], ql_f32_to_bf16(x[i]));
+            ck_assert_uint_eq(ql_float_bits(back[i]), (uint32_t)narrow[i] << 16);
+        }
+    }
+}
+END_TEST
 
 START_TEST(norm_matches_double_and_its_differences)
 {
@@ -286,6 +309,7 @@ int main(void)
     TCase *tests = tcase_create("rows");
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, exponential_is_within_two_ulp, 0, TIERS);
+    tcase_add_loop_test(tests, narrow_rounds_to_nearest_even, 0, TIERS);
     tcase_add_loop_test(tests, norm_matches_double_and_its_differences, 0, TIERS);
     tcase_add_loop_test(tests, norm_in_place_and_on_any_threads, 0, TIERS);
     tcase_add_test(tests, llama3_frequencies_blend);

@@ -57,6 +57,7 @@ START_TEST(plans_hold_what_runs_hold)
         setup.lora.use_dora = i == 4;
         setup.lora.dropout = i == 4 ? 0 : 0.1;
         setup.train.recompute = i % 3 == 0;
+        setup.train.bf16_activations = i % 4 < 2;
         setup.train.batch_size = 1 + i;
         setup.threads = 1 + i % 3;
         setup.train.optim = i % 2 ? QL_OPTIM_ADAMW_8BIT : QL_OPTIM_ADAMW;

@@ -32,7 +32,7 @@ static double number_at(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
-static void open_run(run *r, const char *folder, ql_format format, size_t threads, ql_pass_kind kind)
+static void open_run(run *r, const char *folder, ql_format format, size_t threads, ql_pass_kind kind, bool bf16)
 {
     const char *base = test_data("models/stories260K-hf");
     char *reference = ql_path_join(folder, "reference.json"), *init = ql_path_join(folder, "adapter_init");
@@ -60,7 +60,7 @@ static void open_run(run *r, const char *folder, ql_format format, size_t thread
         .b_ratio = 1,
     };
     ck_assert_ok(ql_adamw_init(&r->optimizer, ql_model_adapter_parameters(r->model), &options, &err), &err);
-    ck_assert_ok(ql_pass_init(&r->pass, r->model, m, r->columns, kind, r->workers, &err), &err);
+    ck_assert_ok(ql_pass_init(&r->pass, r->model, m, r->columns, kind, bf16, r->workers, &err), &err);
     free(reference);
     free(init);
 }
@@ -171,29 +171,31 @@ static void within_distance(const float *got, const float *wanted, size_t count,
     ck_assert_msg(distance <= tolerance * tolerance * norm, "%s: relative distance %g", name, sqrt(distance / norm));
 }
 
-static void check_run(const char *name, ql_format format, ql_pass_kind kind)
+/* bf16: activations that wait are rounded, by 2^-9 of themselves at most. */
+static void check_run(const char *name, ql_format format, ql_pass_kind kind, bool bf16)
 {
     const char *folder = test_data(name);
     if (!folder)
         return;
     run r;
-    open_run(&r, folder, format, 2, kind);
+    open_run(&r, folder, format, 2, kind, bf16);
+    double near = bf16 ? 8e-3 : 1e-3;
     const json_t *losses = json_object_get(r.reference, "loss_before_each_step");
     const json_t *norms = json_object_get(r.reference, "grad_l2_norm_each_step");
     for (size_t step = 0; step < r.steps; step++) {
         double wanted = json_number_value(json_array_get(losses, step)), loss = gradients(&r, step), norm;
-        ck_assert_msg(fabs(loss - wanted) < 1e-4 * wanted, "step %zu: loss %.8f, reference %.8f", step, loss, wanted);
+        ck_assert_msg(fabs(loss - wanted) < near / 10 * wanted, "step %zu: loss %.8f, reference %.8f", step, loss, wanted);
         ck_assert_ok(ql_grad_norm(&norm, r.model->adapters, r.workers, &err), &err);
         wanted = json_number_value(json_array_get(norms, step));
-        ck_assert_msg(fabs(norm - wanted) < 1e-3 * wanted, "step %zu: norm %.8f, reference %.8f", step, norm, wanted);
+        ck_assert_msg(fabs(norm - wanted) < near * wanted, "step %zu: norm %.8f, reference %.8f", step, norm, wanted);
         if (step == 0)
-            compare_file(&r, r.model->adapters->grad, folder, "grads_step0.safetensors", within_largest, 1e-3);
+            compare_file(&r, r.model->adapters->grad, folder, "grads_step0.safetensors", within_largest, near);
         ql_adamw_step(&r.optimizer, r.model->adapters, r.lr, 1.0, r.workers);
     }
     double wanted = number_at(r.reference, "loss_on_batch0_after_all_steps");
-    ck_assert_double_eq_tol(gradients(&r, 0), wanted, 1e-4 * wanted);
+    ck_assert_double_eq_tol(gradients(&r, 0), wanted, near / 10 * wanted);
     compare_file(&r, r.model->adapters->master, folder, "adapter_final/adapter_model.safetensors", within_distance,
-                 2e-2);
+                 20 * near);
     close_run(&r);
 }
 
@@ -202,19 +204,25 @@ static const ql_format bnb_nf4 = {.code = QL_CODE_NF4, .scale = QL_SCALE_F32, .g
 
 START_TEST(plain_lora_follows_the_reference)
 {
-    check_run("finetune-reference/lora-fp32-qv", none, QL_PASS_BACKWARD);
+    check_run("finetune-reference/lora-fp32-qv", none, QL_PASS_BACKWARD, false);
 }
 END_TEST
 
 START_TEST(nf4_lora_follows_the_reference)
 {
-    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, QL_PASS_BACKWARD);
+    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, QL_PASS_BACKWARD, false);
 }
 END_TEST
 
 START_TEST(recomputation_follows_the_reference)
 {
-    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, QL_PASS_RECOMPUTE);
+    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, QL_PASS_RECOMPUTE, false);
+}
+END_TEST
+
+START_TEST(bf16_activations_follow_the_reference)
+{
+    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, _i ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD, true);
 }
 END_TEST
 
@@ -252,7 +260,7 @@ START_TEST(trainer_follows_the_reference)
     if (!folder)
         return;
     run r;
-    open_run(&r, folder, bnb_nf4, 2, QL_PASS_FORWARD);
+    open_run(&r, folder, bnb_nf4, 2, QL_PASS_FORWARD, false);
     ql_dataset *data = reference_data(r.reference);
     ql_train_options options = ql_train_options_defaults();
     options.batch_size = 1;
@@ -290,6 +298,7 @@ int main(void)
     tcase_add_test(tests, plain_lora_follows_the_reference);
     tcase_add_test(tests, nf4_lora_follows_the_reference);
     tcase_add_test(tests, recomputation_follows_the_reference);
+    tcase_add_loop_test(tests, bf16_activations_follow_the_reference, 0, 2);
     tcase_add_test(tests, trainer_follows_the_reference);
     suite_add_tcase(suite, tests);
     return test_run(suite);

@@ -21,6 +21,7 @@ typedef struct finetune_values {
     const char *optim;
     double loraplus_ratio, neftune_alpha;
     bool recompute, resume;
+    const char *activations;
     size_t save_every, max_memory;
     const char *on_nonfinite;
 } finetune_values;

@@ -53,6 +53,7 @@ static void fill_options(finetune *f)
     f->train.max_grad_norm = v->max_grad_norm;
     f->train.warmup_steps = v->warmup_steps;
     f->train.recompute = v->recompute;
+    f->train.bf16_activations = strcmp(v->activations, "bf16") == 0;
     f->train.seed = v->seed;
     f->train.on_nonfinite = strcmp(v->on_nonfinite, "skip") == 0 ? QL_NONFINITE_SKIP : QL_NONFINITE_STOP;
 }

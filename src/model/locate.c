@@ -39,11 +39,12 @@ const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropou
     size_t layers = model->config.layers, all = batch->tokens * model->config.hidden_size;
     assert(pass->kind != QL_PASS_FORWARD);
     snprintf(text, QL_LOCATE_BYTES, "the embedding");
-    if (!ql_all_finite(pass->saved[0].x, all))
+    if (!ql_all_finite(ql_pass_input(pass, batch, 0, workers), all))
         return text;
     for (size_t i = 0; i < layers; i++) {
-        if (ql_all_finite(i + 1 < layers ? pass->saved[i + 1].x : pass->final_x, all))
+        if (ql_all_finite(i + 1 < layers ? ql_pass_input(pass, batch, i + 1, workers) : pass->final_x, all))
             continue;
+        ql_pass_input(pass, batch, i, workers);
         ql_attention attention = ql_model_attention(model, batch->sequences, batch->start);
         ql_block_call call = {model, i, batch->tokens, batch->position, dropout, pass, workers};
         ql_block_forward(&call, &attention, &pass->saved[i], pass->out);

@@ -117,6 +117,19 @@ void ql_attention_backward(const ql_attention *config, const ql_attention_grads 
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);
 
+/* ---- Activations that wait in bf16 ---- */
+
+/* An array in both widths. */
+typedef struct ql_waiting {
+    float *wide;
+    uint16_t *narrow;
+    size_t count;
+} ql_waiting;
+
+/* narrow = bf16(wide), to nearest even, of several arrays. */
+void ql_waiting_narrow(const ql_waiting *arrays, size_t count, ql_workers *workers);
+void ql_waiting_widen(const ql_waiting *arrays, size_t count, ql_workers *workers); /* wide = narrow */
+
 /* ---- Embedding ---- */
 
 /* y[t] = row ids[t] of the table W[vocabulary][hidden]; 0 <= ids[t] < vocabulary. */

@@ -28,6 +28,8 @@ typedef struct ql_row_kernels {
     float (*dot)(size_t n, const float *x, const float *y);
     void (*exponentials)(size_t n, float *x); /* x = exp(x) */
     void (*add)(size_t n, const float *x, float *y); /* y += x */
+    void (*narrow)(size_t n, const float *x, uint16_t *y); /* bf16, to nearest even */
+    void (*widen)(size_t n, const uint16_t *x, float *y);
 } ql_row_kernels;
 
 /* Part of the attention of one query head. Arrays of the side that is split among the parts (queries forward,

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/half.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 
@@ -69,6 +71,21 @@ static inline vf vround(vf x)
 static inline vf vscale2(vf x, vf n)
 {
     return _mm512_scalef_ps(x, n);
+}
+
+static inline vf vwiden(const uint16_t *p)
+{
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+/* bf16, to nearest even; a NaN stays one. */
+static inline void vnarrow(uint16_t *p, vf x)
+{
+    __m512i u = _mm512_castps_si512(x), odd = _mm512_and_epi32(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+    rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 
 /* One step of a transposition: the lanes with bit `step` change between a and b, `step` places apart. */
@@ -151,6 +168,23 @@ static inline vf vscale2(vf x, vf n)
     __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23);
     return x * _mm256_castsi256_ps(low) * _mm256_castsi256_ps(high);
+}
+
+static inline vf vwiden(const uint16_t *p)
+{
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
+static inline void vnarrow(uint16_t *p, vf x)
+{
+    __m256i u = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+    __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    __m128i both = _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+    _mm_storeu_si128((__m128i *)(void *)p, both);
 }
 
 static inline void vexchange(vf *a, vf *b, int step)
@@ -240,6 +274,17 @@ static inline vf vscale2(vf x, vf n)
 {
     vi whole = __builtin_convertvector(n, vi), half = whole >> 1;
     return x * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+}
+
+static inline vf vwiden(const uint16_t *p)
+{
+    return (vf){ql_bf16_to_f32(p[0]), ql_bf16_to_f32(p[1]), ql_bf16_to_f32(p[2]), ql_bf16_to_f32(p[3])};
+}
+
+static inline void vnarrow(uint16_t *p, vf x)
+{
+    for (int i = 0; i < VN; i++)
+        p[i] = ql_f32_to_bf16(x[i]);
 }
 
 static inline void vexchange(vf *a, vf *b, int step)

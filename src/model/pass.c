@@ -9,8 +9,8 @@
 #include "base/workers.h"
 #include "lora/streams.h"
 
-/* What one block keeps. Without a backward pass the norms of q and k and the softmax work in place. */
-static void list_saved(const ql_pass *pass, ql_arena *arena, ql_saved *s)
+/* What attention's backward pass reads. Without one the norms of q and k and the softmax work in place. */
+static void list_attention(const ql_pass *pass, ql_arena *arena, ql_saved *s)
 {
     const ql_model_config *c = &pass->model->config;
     size_t t = pass->capacity, q = t * c->heads * c->head_dim, kv = t * c->kv_heads * c->head_dim;
@@ -18,17 +18,55 @@ static void list_saved(const ql_pass *pass, ql_arena *arena, ql_saved *s)
     s->q = ql_take(arena, q, float);
     s->k = ql_take(arena, kv, float);
     s->v = ql_take(arena, kv, float);
-    s->q_raw = raw ? ql_take(arena, q, float) : s->q;
-    s->k_raw = raw ? ql_take(arena, kv, float) : s->k;
-    s->rstd_q = raw ? ql_take(arena, t * c->heads, float) : NULL;
-    s->rstd_k = raw ? ql_take(arena, t * c->kv_heads, float) : NULL;
     s->att = ql_take(arena, q, float);
     s->lse = backward ? ql_take(arena, t * c->heads, float) : NULL;
+    s->rstd_q = raw ? ql_take(arena, t * c->heads, float) : NULL;
+    s->rstd_k = raw ? ql_take(arena, t * c->kv_heads, float) : NULL;
+    for (int i = 0; i < QL_MODULES; i++)
+        s->h[i] = pass->model->lora.modules >> i & 1 ? ql_take(arena, t * pass->model->lora.rank, float) : NULL;
+}
+
+static void list_others(const ql_pass *pass, ql_arena *arena, ql_saved *s)
+{
+    const ql_model_config *c = &pass->model->config;
+    size_t t = pass->capacity;
+    bool raw = pass->kind != QL_PASS_FORWARD && c->qk_norm;
+    s->q_raw = raw ? ql_take(arena, t * c->heads * c->head_dim, float) : s->q;
+    s->k_raw = raw ? ql_take(arena, t * c->kv_heads * c->head_dim, float) : s->k;
     s->mid = ql_take(arena, t * c->hidden_size, float);
     s->gate = ql_take(arena, t * c->intermediate_size, float);
     s->up = ql_take(arena, t * c->intermediate_size, float);
-    for (int i = 0; i < QL_MODULES; i++)
-        s->h[i] = pass->model->lora.modules >> i & 1 ? ql_take(arena, t * pass->model->lora.rank, float) : NULL;
+}
+
+enum { MOST_WAITING = 6 };
+
+/* The arrays of a block that wait in bf16, of m tokens; the first is its input. Attention's do not: the gradient of a
+ * softmax is a difference of nearly equal numbers, and rounding k alone moved gradients by 9 % of their largest entry
+ * where the rest of them moves by half a percent. */
+static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t m, ql_waiting out[MOST_WAITING])
+{
+    const ql_model_config *c = &pass->model->config;
+    size_t d = c->hidden_size, f = c->intermediate_size;
+    const struct {
+        float *wide;
+        size_t width;
+    } all[MOST_WAITING] = {{s->x, d},  {s->mid, d}, {s->gate, f},
+                           {s->up, f}, {s->q_raw, c->heads * c->head_dim}, {s->k_raw, c->kv_heads * c->head_dim}};
+    size_t count = pass->kind == QL_PASS_RECOMPUTE ? 1 : c->qk_norm ? MOST_WAITING : MOST_WAITING - 2, at = 0;
+    for (size_t i = 0; i < count; i++) {
+        out[i] = (ql_waiting){all[i].wide, s->narrow ? s->narrow + at : NULL, m * all[i].width};
+        at += pass->capacity * all[i].width;
+    }
+    return count;
+}
+
+static size_t waiting_floats(const ql_pass *pass)
+{
+    ql_waiting arrays[MOST_WAITING];
+    size_t floats = 0;
+    for (size_t i = list_waiting(pass, &(ql_saved){0}, pass->capacity, arrays); i-- > 0;)
+        floats += arrays[i].count;
+    return floats;
 }
 
 static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
@@ -61,17 +99,23 @@ static void list_pass(ql_pass *pass, ql_arena *arena, size_t work)
 {
     const ql_model_config *c = &pass->model->config;
     ql_saved *saved = ql_take(arena, c->layers, ql_saved);
-    ql_saved measured;
+    ql_saved measured = {0};
     pass->saved = saved;
+    bool backward = pass->kind != QL_PASS_FORWARD;
     for (size_t i = 0; i < c->layers; i++) {
         ql_saved *s = saved ? &saved[i] : &measured;
-        if (i == 0 || pass->kind == QL_PASS_BACKWARD)
-            list_saved(pass, arena, s);
-        else if (saved)
+        if (i > 0 && saved)
             *s = saved[0];
-        s->x = i == 0 || pass->kind != QL_PASS_FORWARD ? ql_take(arena, pass->capacity * c->hidden_size, float)
-               : saved                                 ? saved[0].x
-                                                       : NULL;
+        if (i == 0 || (backward && !pass->bf16))
+            s->x = ql_take(arena, pass->capacity * c->hidden_size, float);
+        if (i == 0 || pass->kind == QL_PASS_BACKWARD)
+            list_attention(pass, arena, s);
+        if (i == 0 || (pass->kind == QL_PASS_BACKWARD && !pass->bf16))
+            list_others(pass, arena, s);
+        else if (!c->qk_norm)
+            s->q_raw = s->q, s->k_raw = s->k;
+        if (backward && pass->bf16)
+            s->narrow = ql_take(arena, waiting_floats(pass), uint16_t);
     }
     list_buffers(pass, arena, work);
 }
@@ -103,17 +147,18 @@ static size_t measure(ql_pass *pass, size_t positions, size_t threads, ql_scratc
     return plan.used;
 }
 
-size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, size_t threads,
-                       ql_scratch *need)
+size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, bool bf16,
+                       size_t threads, ql_scratch *need)
 {
     size_t work;
-    return measure(&(ql_pass){.model = model, .kind = kind, .capacity = tokens}, positions, threads, need, &work);
+    ql_pass pass = {.model = model, .kind = kind, .bf16 = bf16, .capacity = tokens};
+    return measure(&pass, positions, threads, need, &work);
 }
 
 ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
-                       ql_workers *workers, ql_error *err)
+                       bool bf16, ql_workers *workers, ql_error *err)
 {
-    *pass = (ql_pass){.model = model, .kind = kind, .capacity = tokens};
+    *pass = (ql_pass){.model = model, .kind = kind, .bf16 = bf16, .capacity = tokens};
     ql_scratch need;
     size_t work, bytes = measure(pass, positions, ql_workers_count(workers), &need, &work);
     ql_status status = ql_workers_reserve(workers, need, err);
@@ -178,6 +223,31 @@ static void embed(ql_pass *pass, const ql_batch *batch, ql_workers *workers)
     }
 }
 
+/* The input of a block, or all that it computed but that. */
+static void narrow(ql_pass *pass, const ql_batch *batch, size_t index, bool input, ql_workers *workers)
+{
+    ql_waiting arrays[MOST_WAITING];
+    size_t count = list_waiting(pass, &pass->saved[index], batch->tokens, arrays);
+    ql_waiting_narrow(input ? arrays : arrays + 1, input ? 1 : count - 1, workers);
+}
+
+static void widen(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers)
+{
+    ql_waiting arrays[MOST_WAITING];
+    size_t count = list_waiting(pass, &pass->saved[index], batch->tokens, arrays);
+    ql_waiting_widen(arrays, count, workers);
+}
+
+const float *ql_pass_input(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers)
+{
+    ql_waiting arrays[MOST_WAITING];
+    if (pass->bf16) {
+        list_waiting(pass, &pass->saved[index], batch->tokens, arrays);
+        ql_waiting_widen(arrays, 1, workers);
+    }
+    return pass->saved[index].x;
+}
+
 static void forward(ql_pass *pass, const ql_batch *batch, const ql_attention *attention, const ql_dropout *dropout,
                     ql_workers *workers)
 {
@@ -186,8 +256,13 @@ static void forward(ql_pass *pass, const ql_batch *batch, const ql_attention *at
     embed(pass, batch, workers);
     for (size_t i = 0; i < layers; i++) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
-        float *out = i + 1 < layers ? pass->saved[i + 1].x : pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
+        bool last = i + 1 == layers, waits = pass->bf16 && pass->kind != QL_PASS_FORWARD;
+        float *out = !last ? pass->saved[i + 1].x : pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
+        if (waits)
+            narrow(pass, batch, i, true, workers);
         ql_block_forward(&call, attention, &pass->saved[i], out); /* out may be the block's x */
+        if (waits && !last)
+            narrow(pass, batch, i, false, workers);
     }
     ql_rmsnorm norm = {1, d, model->final_norm, (float)model->config.rms_norm_eps};
     const float *x = pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
@@ -204,7 +279,10 @@ static void backward(ql_pass *pass, const ql_batch *batch, const ql_attention *a
                         workers);
     for (size_t i = model->config.layers; i-- > 0;) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
-        if (pass->kind == QL_PASS_RECOMPUTE && i + 1 < model->config.layers) /* the last one is still there */
+        bool there = i + 1 == model->config.layers; /* what the last one computed */
+        if (pass->bf16 && !there)
+            widen(pass, batch, i, workers);
+        if (pass->kind == QL_PASS_RECOMPUTE && !there)
             ql_block_forward(&call, attention, &pass->saved[i], pass->out);
         ql_block_backward(&call, attention, &pass->saved[i]);
     }

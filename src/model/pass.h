@@ -16,6 +16,7 @@ typedef struct ql_saved {
     float *mid;       /* [T][D] after attention */
     float *gate, *up; /* [T][F] */
     float *h[QL_MODULES]; /* [T][r] */
+    uint16_t *narrow;     /* with bf16 activations: what waits of these until the backward pass, array after array */
 } ql_saved;
 
 typedef enum ql_pass_kind {
@@ -27,9 +28,10 @@ typedef enum ql_pass_kind {
 typedef struct ql_pass {
     const ql_model *model;
     ql_pass_kind kind;
+    bool bf16;        /* what waits for the backward pass does so in bf16, all but attention's arrays */
     size_t capacity;  /* tokens */
     ql_rope rope;     /* its tables reach as far as the longest sequence */
-    ql_saved *saved;  /* [layers]; they share all but x unless kind is QL_PASS_BACKWARD */
+    ql_saved *saved;  /* [layers]; they share what need not be kept */
     float *out;       /* [T][D] of the last block, then of the final norm */
     float *norm;      /* [T][D] */
     float *act;       /* [T][F] */
@@ -45,13 +47,13 @@ typedef struct ql_pass {
     size_t bytes;
 } ql_pass;
 
-/* Allocates a pass over up to `tokens` tokens in sequences of up to `positions` and reserves the workers' scratch for it. Adapters are attached
- * before. *pass was zeroed. */
+/* Allocates a pass over up to `tokens` tokens in sequences of up to `positions` and reserves the workers' scratch for
+ * it. Adapters are attached before. *pass was zeroed. */
 ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
-                       ql_workers *workers, ql_error *err);
+                       bool bf16, ql_workers *workers, ql_error *err);
 /* Bytes of such a pass, and the scratch it reserves; the model may be a planned one. */
-size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, size_t threads,
-                       ql_scratch *need);
+size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, bool bf16,
+                       size_t threads, ql_scratch *need);
 void ql_pass_free(ql_pass *pass); /* zeroed is fine */
 
 /* The loss of a batch; with a backward pass it adds grad_scale * (gradient of the sum) to the adapters'
@@ -65,6 +67,9 @@ ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, co
 enum { QL_LOCATE_BYTES = 64 };
 const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers,
                            char text[QL_LOCATE_BYTES]);
+
+/* After a forward pass: the input of block `index`, as the backward pass will see it. Not for QL_PASS_FORWARD. */
+const float *ql_pass_input(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers);
 
 /* ---- the blocks, shared with generation ---- */
 

@@ -36,7 +36,8 @@ static ql_trainer_bytes measure(const ql_model *model, ql_train_shape data, cons
         .gradients = count * sizeof(float),
         .optimizer = ql_adamw_bytes(options->optim, count),
         .activations = ql_pass_measure(model, samples * longest, longest,
-                                       options->recompute ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD, threads, &need),
+                                       options->recompute ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD,
+                                       options->bf16_activations, threads, &need),
     };
     bytes.workspace =
         ql_scratch_bytes(need, threads) + ql_batcher_bytes(samples, longest) + data.samples * sizeof(size_t);
