@@ -65,7 +65,7 @@ class Training(Case):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         self.assertEqual([(l["event"], l.get("step")) for l in lines],
                          [("start", None), ("eval", 0), ("step", 1), ("step", 2), ("eval", 2), ("step", 3), ("step", 4),
-                          ("eval", 4)])
+                          ("eval", 4), ("end", None)])
         keys = {"event", "step", "epoch", "loss", "grad_norm", "lr", "tokens", "learned", "seconds",
                 "tokens_per_second"}
         for line in lines:
@@ -75,7 +75,7 @@ class Training(Case):
         self.assertEqual(lines[2]["tokens"], lines[2]["learned"])
         self.assertIn("Held-out loss at step 2", done.out)
         self.assertCode(self.finetune("logged", "--steps", 1, "--log", log), 0)
-        self.assertEqual(len(log.read_text().splitlines()), len(lines) + 2)
+        self.assertEqual(len(log.read_text().splitlines()), len(lines) + 3)
 
     def test_log_that_cannot_grow(self):
         done = self.finetune("unlogged", "--steps", 2, "--log", "/dev/full")

@@ -4,5 +4,5 @@
 #include <stddef.h>
 
 const cli_command *const cli_commands[] = {
-    &cli_finetune, &cli_plan, &cli_eval, &cli_generate, &cli_merge, &cli_export, NULL,
+    &cli_finetune, &cli_plan, &cli_eval, &cli_generate, &cli_merge, &cli_export, &cli_report, NULL,
 };

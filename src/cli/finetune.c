@@ -76,6 +76,10 @@ static const cli_option train_options[] = {
      "measure held-out loss every N steps too; 0: only before and after"},
     {"log", CLI_TEXT, FIELD(log), "FILE", NULL, 0, 0, false, REPORTS,
      "append a JSON line for each step and evaluation"},
+    {"report", CLI_TEXT, FIELD(report), "FILE", NULL, 0, 0, false, REPORTS,
+     "write the run as a page to look at in a browser: curves, memory, samples, settings"},
+    {"samples", CLI_SIZE, FIELD(samples), "N", "2", 0, 64, false, REPORTS,
+     "with --report: texts to write before and after training, from the beginnings of held-out samples"},
     {0},
 };
 
@@ -165,6 +169,7 @@ static int after_step(finetune *f, size_t step)
         snprintf(when, sizeof when, "at step %zu", step);
         if (measure(f, step, when, &f->after) != CLI_OK)
             return give_up(f, &(ql_error){.message = "the held-out data could not be evaluated"});
+        finetune_page(f);
     }
     return CLI_OK;
 }
@@ -190,6 +195,7 @@ static int train(finetune *f)
         if (report.step < steps && after_step(f, report.step) != CLI_OK)
             return CLI_FAILED;
     }
+    f->trained = cli_resident_memory();
     f->interrupted = ql_trainer_done(f->trainer) < steps;
     if (f->interrupted)
         return save_both(f);
@@ -209,7 +215,23 @@ static int finish(finetune *f)
         if (status != CLI_OK)
             return status;
     }
-    return finetune_conclude(f);
+    int status = f->interrupted ? CLI_OK : finetune_samples(f);
+    finetune_log_end(f);
+    if (status == CLI_OK)
+        status = finetune_page(f);
+    return status == CLI_OK ? finetune_conclude(f) : status;
+}
+
+/* The page is written now too: a place where it cannot be is better known before the training. */
+static int begin(finetune *f)
+{
+    int status = CLI_OK;
+    finetune_log_start(f);
+    if (f->valid)
+        status = measure(f, f->resumed_at, f->resumed_at ? "where it goes on" : "before", &f->before);
+    if (status == CLI_OK && !f->resumed_at)
+        status = finetune_samples(f);
+    return status == CLI_OK ? finetune_page(f) : status;
 }
 
 static int run(const cli_args *args)
@@ -220,14 +242,14 @@ static int run(const cli_args *args)
         status = finetune_load(&f);
     if (status == CLI_OK) {
         finetune_introduce(&f);
-        cli_runlog_start(&f.log, &f.session, ql_trainer_steps(f.trainer), f.resumed_at);
-        if (f.valid)
-            status = measure(&f, f.resumed_at, f.resumed_at ? "where it goes on" : "before", &f.before);
+        status = begin(&f);
     }
     if (status == CLI_OK)
         status = train(&f);
     if (status == CLI_OK)
         status = finish(&f);
+    else if (f.progress.done)
+        finetune_page(&f);
     finetune_close(&f);
     return status;
 }

@@ -1,4 +1,4 @@
-/* The state of one `qlora finetune`, shared by its three files: setup, run and report. */
+/* The state of one `qlora finetune`, shared by its files: setup, run, report, log, samples. */
 #ifndef QL_SRC_CLI_FINETUNE_H
 #define QL_SRC_CLI_FINETUNE_H
 
@@ -9,7 +9,7 @@
 
 typedef struct finetune_values {
     cli_common common;
-    const char *config, *data, *output, *valid, *log;
+    const char *config, *data, *output, *valid, *log, *report;
     double val_fraction;
     size_t rank;
     double alpha, dropout;
@@ -22,7 +22,7 @@ typedef struct finetune_values {
     double loraplus_ratio, neftune_alpha;
     bool recompute, resume;
     const char *activations;
-    size_t save_every, max_memory;
+    size_t samples, save_every, max_memory;
     const char *on_nonfinite;
 } finetune_values;
 
@@ -38,6 +38,7 @@ typedef struct finetune {
     ql_dataset *data, *valid;
     ql_trainer *trainer;
     size_t process; /* bytes resident before the weights were read: code, tokenizer, data */
+    size_t loaded, trained; /* bytes resident after they were read, and after the last step */
     cli_runlog log;
     cli_record record;
     char adapter_sha256[65]; /* of the file that was saved last; empty: none */
@@ -69,6 +70,16 @@ void finetune_close(finetune *f);
 void finetune_introduce(const finetune *f);
 /* What was done; with --json the object on stdout. Returns the exit status. */
 int finetune_conclude(const finetune *f);
+/* Bytes of the plan in all; members with the bytes of the model and the trainer by class. */
+size_t finetune_planned(const finetune *f);
+void finetune_put_memory(ql_json *json, const finetune *f);
+
+/* With --report: writes texts into the log; the page from the log so far. Return the exit status. */
+int finetune_samples(finetune *f);
+int finetune_page(finetune *f);
+/* Events of the log. */
+void finetune_log_start(finetune *f);
+void finetune_log_end(finetune *f);
 /* On stderr: the command that goes on from what was saved. */
 void finetune_say_how_to_go_on(const finetune *f);
 

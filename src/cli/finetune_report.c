@@ -70,7 +70,7 @@ void finetune_introduce(const finetune *f)
     introduce_memory(f);
 }
 
-static size_t planned(const finetune *f)
+size_t finetune_planned(const finetune *f)
 {
     ql_model_bytes model = ql_model_memory(f->session.model);
     ql_trainer_bytes trainer = ql_trainer_memory(f->trainer);
@@ -102,17 +102,16 @@ static void conclude_for_people(const finetune *f)
         cli_say(&f->session, "Held-out loss %.4f -> %.4f (%+.4f), perplexity %.2f -> %.2f\n", f->before.loss,
                 f->after.loss, f->after.loss - f->before.loss, f->before.perplexity, f->after.perplexity);
     cli_say(&f->session, "Peak resident memory %s, planned %s\nThe adapter is in %s\n",
-            cli_bytes(cli_peak_memory(), peak), cli_bytes(planned(f), plan), f->v->output);
+            cli_bytes(cli_peak_memory(), peak), cli_bytes(finetune_planned(f), plan), f->v->output);
     if (wanted(f))
         cli_say(&f->session, "It %s the one that %s records\n",
                 is_wanted(f) ? "is, bit for bit," : "differs from", f->v->config);
 }
 
-static void put_memory(ql_json *json, const finetune *f)
+void finetune_put_memory(ql_json *json, const finetune *f)
 {
     ql_model_bytes m = ql_model_memory(f->session.model);
     ql_trainer_bytes t = ql_trainer_memory(f->trainer);
-    ql_json_object(json, "memory");
     ql_json_integer(json, "codes", (int64_t)m.codes);
     ql_json_integer(json, "scales", (int64_t)m.scales);
     ql_json_integer(json, "dense", (int64_t)m.dense);
@@ -122,9 +121,6 @@ static void put_memory(ql_json *json, const finetune *f)
     ql_json_integer(json, "optimizer", (int64_t)t.optimizer);
     ql_json_integer(json, "activations", (int64_t)t.activations);
     ql_json_integer(json, "workspace", (int64_t)t.workspace);
-    ql_json_integer(json, "planned", (int64_t)planned(f));
-    ql_json_integer(json, "peak_resident", (int64_t)cli_peak_memory());
-    ql_json_end(json);
 }
 
 static void put_eval(ql_json *json, const char *key, const ql_eval_report *report)
@@ -168,7 +164,11 @@ static int conclude_as_json(const finetune *f)
     ql_json_number(&json, "seconds", p->seconds);
     ql_json_number(&json, "tokens_per_second", cli_progress_tokens_per_second(p));
     ql_json_number(&json, "load_seconds", f->session.load_seconds);
-    put_memory(&json, f);
+    ql_json_object(&json, "memory");
+    finetune_put_memory(&json, f);
+    ql_json_integer(&json, "planned", (int64_t)finetune_planned(f));
+    ql_json_integer(&json, "peak_resident", (int64_t)cli_peak_memory());
+    ql_json_end(&json);
     ql_json_string(&json, "adapter", f->v->output);
     ql_json_string(&json, "adapter_sha256", *f->adapter_sha256 ? f->adapter_sha256 : NULL);
     if (wanted(f))

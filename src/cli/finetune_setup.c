@@ -125,7 +125,7 @@ int finetune_prepare(finetune *f, const cli_args *args)
         status = cli_output_make(f->v->output, &f->made_output);
     if (status == CLI_OK)
         status = find_checkpoint(f);
-    return status == CLI_OK ? cli_runlog_open(&f->log, f->v->log) : status;
+    return status == CLI_OK ? cli_runlog_open(&f->log, f->v->log, f->v->report) : status;
 }
 
 size_t finetune_total(const ql_model_bytes *m, const ql_trainer_bytes *t)
@@ -160,6 +160,7 @@ int finetune_load(finetune *f)
     ql_error err = {0};
     f->process = cli_resident_memory();
     int status = cli_session_load(&f->session);
+    f->loaded = cli_resident_memory();
     if (status != CLI_OK)
         return status;
     const char *adapter = f->v->common.adapter;

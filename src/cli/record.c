@@ -27,6 +27,7 @@ void cli_record_open(cli_record *record, const cli_args *args)
     struct tm utc;
     size_t used = strlen(ql_libraries_describe(record->libraries, sizeof record->libraries));
     record->args = args;
+    record->program = PROGRAM;
     snprintf(record->libraries + used, sizeof record->libraries - used, "; libyaml %s; compiled by " COMPILER,
              yaml_get_version_string());
     if (gmtime_r(&now, &utc))

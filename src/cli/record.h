@@ -17,6 +17,7 @@ typedef struct cli_record {
     const cli_args *args;
     cli_record_file *files;
     size_t count;
+    const char *program;
     char libraries[512], started[32];
 } cli_record;
 
