@@ -62,6 +62,20 @@ typedef struct ql_model ql_model;
  * caller owns *out. */
 QL_API ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_workers *workers, ql_error *err);
 
+/* A file of a model's packed weights, so that the next start maps them instead of quantizing again. It holds what the
+ * model would hold in memory; it is used only when its version, the model's shape and format, the sizes and times of the
+ * files it came from and the checksum of its bytes are right. Otherwise the weights are read as ever and the file is
+ * written anew, whole or not at all. It may be removed at any time, but must not be changed while it is in use. */
+typedef struct ql_model_cache {
+    const char *dir;   /* in: the folder, made when it is not there; NULL: no cache */
+    char path[4096];   /* out: the file */
+    bool used;         /* out: the weights lie in it */
+    bool written;      /* out: it was written */
+    char reason[1024]; /* out: why it was not used or not written */
+} ql_model_cache;
+QL_API ql_status ql_model_open_cached(ql_model **out, const char *path, ql_format format, ql_model_cache *cache,
+                                      ql_workers *workers, ql_error *err);
+
 /* The format to open `path` with when nobody asks for another: as stored ("none") for a GGUF file or a bitsandbytes
  * checkpoint whose layers are quantized already, else ql_format_default(). */
 QL_API ql_status ql_model_default_format(ql_format *out, const char *path, ql_error *err);

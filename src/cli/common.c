@@ -24,6 +24,8 @@ const cli_option cli_format_options[] = {
      "weights that share a scale: 32, 64, 128 or 256"},
     {"double-quant", CLI_FLAG, FIELD(double_quant), NULL, "yes", 0, 0, false, "Base weights",
      "keep the scales in fp16 instead of 8 bits"},
+    {"cache", CLI_TEXT, FIELD(cache), "DIR", NULL, 0, 0, false, "Base weights",
+     "keep the quantized weights in a file in this folder, and start from it the next time; it may be removed at any time"},
     {"compute", CLI_CHOICE, FIELD(compute), "f32|bf16", "f32", 0, 0, false, "Base weights",
      "bf16: round the inputs of products with quantized weights to bf16 where this processor is faster that way"},
     {0},
@@ -142,8 +144,15 @@ int cli_session_load(cli_session *session)
 {
     ql_error err = {0};
     double start = cli_now();
-    if (ql_model_open(&session->model, session->common->model, session->format, session->workers, &err))
+    ql_model_cache *cache = &session->cache;
+    cache->dir = session->common->cache;
+    if (ql_model_open_cached(&session->model, session->common->model, session->format, cache, session->workers, &err))
         return cli_failed(&err);
+    if (cache->used)
+        cli_say(session, "Cache     weights from %s\n", cache->path);
+    else if (cache->dir)
+        cli_say(session, "Cache     %s%s\n", cache->reason,
+                cache->written ? "; the weights were read anew and written there" : "");
     ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);
     session->format = ql_model_format(session->model);
     session->load_seconds = cli_now() - start;

@@ -16,7 +16,7 @@ typedef struct cli_common {
     const char *format;
     size_t group_size;
     bool double_quant;
-    const char *compute;
+    const char *cache, *compute;
     size_t seq_len;
     const char *chat_template;
     bool train_on_inputs;
@@ -25,7 +25,7 @@ typedef struct cli_common {
 } cli_common;
 
 extern const cli_option cli_model_options[];  /* --model */
-extern const cli_option cli_format_options[]; /* --format, --group-size, --double-quant, --compute */
+extern const cli_option cli_format_options[]; /* --format, --group-size, --double-quant, --cache, --compute */
 extern const cli_option cli_data_options[];   /* --seq-len, --chat-template, --train-on-inputs */
 extern const cli_option cli_run_options[];    /* --threads, --json, --quiet */
 
@@ -40,6 +40,7 @@ typedef struct cli_session {
     ql_workers *workers;
     ql_tokenizer *tokenizer;
     ql_model *model;
+    ql_model_cache cache;
     double load_seconds;
 } cli_session;
 

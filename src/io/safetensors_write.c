@@ -128,20 +128,21 @@ static ql_status build_header(ql_json *json, const char *path, const ql_tensor *
     return json->status == QL_OK ? QL_OK : ql_fail(err, json->status, "%s: cannot build the header", path);
 }
 
-static ql_status write_file(const char *path, const ql_json *header, const ql_tensor *const *sorted, size_t count,
-                            ql_tensor_emit *emit, void *ctx, ql_error *err)
+static ql_status write_file(const char *path, const ql_json *header, size_t alignment, const ql_tensor *const *sorted,
+                            size_t count, ql_tensor_emit *emit, void *ctx, ql_error *err)
 {
     ql_output output;
     ql_status status = ql_output_open(&output, path, err);
     if (status != QL_OK)
         return status;
-    size_t padding = -header->length % 8;
     unsigned char prefix[8];
+    size_t padding = (alignment - (sizeof prefix + header->length) % alignment) % alignment;
     for (int i = 0; i < 8; i++)
         prefix[i] = (unsigned char)((uint64_t)(header->length + padding) >> 8 * i);
     ql_output_write(&output, prefix, sizeof prefix);
     ql_output_write(&output, header->text, header->length);
-    ql_output_write(&output, "        ", padding);
+    for (size_t i = 0; i < padding; i++)
+        ql_output_write(&output, " ", 1);
     for (size_t i = 0; i < count && status == QL_OK && !output.error; i++) {
         uint64_t end = output.written + tensor_bytes(sorted[i]);
         status = emit(ctx, sorted[i], &output, err);
@@ -161,8 +162,8 @@ static ql_status emit_data(void *ctx, const ql_tensor *tensor, ql_output *output
     return QL_OK;
 }
 
-ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
-                                size_t pairs, ql_tensor_emit *emit, void *ctx, ql_error *err)
+static ql_status write_all(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
+                           size_t pairs, size_t alignment, ql_tensor_emit *emit, void *ctx, ql_error *err)
 {
     const ql_tensor **sorted = calloc(count + 1, sizeof *sorted);
     if (!sorted)
@@ -178,14 +179,27 @@ ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size
         status = build_header(&header, path, sorted, count, metadata, pairs, err);
     }
     if (status == QL_OK)
-        status = write_file(path, &header, sorted, count, emit ? emit : emit_data, ctx, err);
+        status = write_file(path, &header, alignment, sorted, count, emit ? emit : emit_data, ctx, err);
     ql_json_free(&header);
     free(sorted);
     return status;
 }
 
+ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
+                                size_t pairs, ql_tensor_emit *emit, void *ctx, ql_error *err)
+{
+    return write_all(path, tensors, count, metadata, pairs, 8, emit, ctx, err);
+}
+
+ql_status ql_safetensors_write_aligned(const char *path, const ql_tensor *tensors, size_t count,
+                                       const ql_metadata *metadata, size_t pairs, size_t alignment, ql_error *err)
+{
+    assert(alignment > 0 && alignment % 8 == 0);
+    return write_all(path, tensors, count, metadata, pairs, alignment, NULL, NULL, err);
+}
+
 ql_status ql_safetensors_write(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
                                size_t pairs, ql_error *err)
 {
-    return ql_safetensors_stream(path, tensors, count, metadata, pairs, NULL, NULL, err);
+    return write_all(path, tensors, count, metadata, pairs, 8, NULL, NULL, err);
 }

@@ -14,4 +14,9 @@ typedef ql_status ql_tensor_emit(void *ctx, const ql_tensor *tensor, ql_output *
 ql_status ql_safetensors_stream(const char *path, const ql_tensor *tensors, size_t count, const ql_metadata *metadata,
                                 size_t pairs, ql_tensor_emit *emit, void *ctx, ql_error *err);
 
+/* As ql_safetensors_write, but the data begins at a multiple of `alignment`, which is one of 8: as the format allows,
+ * with more spaces after the header. */
+ql_status ql_safetensors_write_aligned(const char *path, const ql_tensor *tensors, size_t count,
+                                       const ql_metadata *metadata, size_t pairs, size_t alignment, ql_error *err);
+
 #endif

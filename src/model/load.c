@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/gguf.h"
+#include "model/cache.h"
 #include "model/load.h"
 #include "model/model.h"
 #include "quant/weight.h"
@@ -15,6 +16,7 @@ typedef struct loader {
     ql_workers *workers;
     ql_error *err;
     char name[160]; /* of the tensor at hand, as the files have it */
+    ql_cache *cache; /* NULL: none */
 } loader;
 
 static const char *name_of(loader *l, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -41,7 +43,10 @@ static ql_status load_vector(loader *l, const float *into, size_t n)
 static ql_status load_matrix(loader *l, ql_weight **out, ql_format format, size_t n, size_t k, size_t pairs)
 {
     ql_matrix_source source = {.files = l->model->files, .name = l->name, .n = n, .k = k, .pairs = pairs};
-    return ql_matrix_load(out, &source, format, &l->model->mapped_bytes, l->workers, l->err);
+    if (ql_cache_take(l->cache, out, l->name, n, k))
+        return QL_OK;
+    ql_status status = ql_matrix_load(out, &source, format, &l->model->mapped_bytes, l->workers, l->err);
+    return status ? status : ql_cache_keep(l->cache, l->name, *out, l->err);
 }
 
 static ql_status load_embeddings(loader *l)
@@ -158,7 +163,17 @@ static ql_status load_divisors(loader *l)
     return status;
 }
 
-static ql_status load(loader *l, const char *path)
+static ql_status load_weights(loader *l)
+{
+    ql_status status = load_divisors(l);
+    if (!status)
+        status = load_embeddings(l);
+    for (size_t i = 0; i < l->model->config.layers && !status; i++)
+        status = load_block(l, i);
+    return status;
+}
+
+static ql_status load(loader *l, const char *path, ql_model_cache *cache)
 {
     ql_model *model = l->model;
     ql_status status = ql_model_config_read(&model->config, path, l->err);
@@ -169,15 +184,22 @@ static ql_status load(loader *l, const char *path)
         status = ql_model_prepare(model, l->err);
     if (status)
         return status;
-    status = load_divisors(l);
+    if (cache && cache->dir)
+        status = ql_cache_open(&l->cache, cache, model, path, l->workers, l->err);
     if (!status)
-        status = load_embeddings(l);
-    for (size_t i = 0; i < model->config.layers && !status; i++)
-        status = load_block(l, i);
+        status = load_weights(l);
+    if (!status)
+        ql_cache_finish(l->cache, model, l->workers);
     return status ? ql_fail_in(l->err, status, "%s", path) : QL_OK;
 }
 
 ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_workers *workers, ql_error *err)
+{
+    return ql_model_open_cached(out, path, format, NULL, workers, err);
+}
+
+ql_status ql_model_open_cached(ql_model **out, const char *path, ql_format format, ql_model_cache *cache,
+                               ql_workers *workers, ql_error *err)
 {
     *out = NULL;
     ql_model *model = calloc(1, sizeof *model);
@@ -185,11 +207,12 @@ ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_w
         return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
     loader l = {.model = model, .workers = workers, .err = err};
     model->format = format;
-    ql_status status = load(&l, path);
-    if (status) {
-        ql_model_destroy(model);
+    ql_status status = load(&l, path, cache);
+    if (status)
+        ql_model_destroy(model); /* before the file that its weights may lie in */
+    ql_cache_free(l.cache);
+    if (status)
         return status;
-    }
     ql_model_settle_format(model);
     ql_model_link(model, &(ql_lora_options){0}, NULL, NULL);
     *out = model;

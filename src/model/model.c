@@ -148,6 +148,7 @@ void ql_model_destroy(ql_model *model)
     free(model->blocks);
     free(model->dense);
     ql_tensors_close(model->files);
+    ql_tensors_close(model->packed);
     free(model);
 }
 

@@ -20,6 +20,7 @@ struct ql_model {
     ql_model_config config;
     ql_format format;
     ql_tensors *files; /* NULL when the weights are random */
+    ql_tensors *packed; /* the cache file that weights lie in; NULL: none */
     ql_weight *embed, *head; /* head == embed when tied */
     const float *final_norm;
     bool divided;               /* each frequency of the rotation has a divisor of its own: Llama 3's in GGUF files */

@@ -39,6 +39,39 @@ ql_status ql_weight_create(ql_weight **out, ql_format format, uint32_t nested_bl
     return QL_OK;
 }
 
+ql_packing ql_weight_packing(const ql_weight *w)
+{
+    const ql_wview *v = &w->view;
+    return (ql_packing){v->format, v->nested_block, v->nested_offset, v->n, v->k};
+}
+
+ql_status ql_weight_from_packed(ql_weight **out, const ql_packing *p, const char *name, const void *data, size_t bytes,
+                                ql_error *err)
+{
+    *out = NULL;
+    ql_format format = p->format;
+    bool nested = format.scale == QL_SCALE_BNB_NESTED;
+    ql_status status = ql_format_check(&format, name, p->n, p->k, err);
+    if (status != QL_OK)
+        return status;
+    ql_wview view;
+    ql_arena plan = {0}, real = {.base = ql_writable(data)};
+    size_t code_bytes;
+    if (!nested || p->nested_block)
+        ql_wview_carve(&view, &plan, &code_bytes, format, p->nested_block, p->n, p->k);
+    if (plan.used != bytes || !data)
+        return ql_fail(err, QL_ERR_SHAPE, "%s: %zu bytes for a packed weight that takes %zu", name, bytes, plan.used);
+    ql_weight *w = calloc(1, sizeof *w);
+    if (!w)
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", name);
+    ql_wview_carve(&w->view, &real, &code_bytes, format, p->nested_block, p->n, p->k);
+    w->view.nested_offset = p->nested_offset;
+    w->bytes = bytes;
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    *out = w;
+    return QL_OK;
+}
+
 ql_status ql_weight_plan(ql_weight **out, ql_format format, const char *name, size_t n, size_t k, ql_error *err)
 {
     *out = NULL;

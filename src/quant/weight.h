@@ -53,6 +53,22 @@ void ql_wview_carve(ql_wview *view, ql_arena *arena, size_t *code_bytes, ql_form
 ql_status ql_weight_create(ql_weight **out, ql_format format, uint32_t nested_block, const char *name, size_t n,
                            size_t k, ql_error *err);
 
+/* What, besides its bytes, tells a weight that was packed: the same numbers describe it in a file. Change
+ * QL_PACKED_LAYOUT whenever the order or meaning of the bytes of ql_wview_carve() or of these numbers does. */
+enum { QL_PACKED_LAYOUT = 1 };
+typedef struct ql_packing {
+    ql_format format;
+    uint32_t nested_block;
+    float nested_offset;
+    size_t n, k;
+} ql_packing;
+ql_packing ql_weight_packing(const ql_weight *w);
+
+/* A weight over the bytes of one that owns its memory, which outlive it. QL_ERR_SHAPE when there are not as many as
+ * the packing needs. The caller owns *out. */
+ql_status ql_weight_from_packed(ql_weight **out, const ql_packing *packing, const char *name, const void *data,
+                                size_t bytes, ql_error *err);
+
 /* A weight without its numbers, of the same shape, kernel and bytes: for planning. It holds nothing, and is not to
  * be read or multiplied. */
 ql_status ql_weight_plan(ql_weight **out, ql_format format, const char *name, size_t n, size_t k, ql_error *err);

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "text/grow.h"
-#include "text/hash.h"
 #include "text/utf8.h"
 
 enum { CACHE_SLOTS = 1 << 15, CACHE_BYTES = 22, CACHE_IDS = 10 };

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "text/grow.h"
-#include "text/hash.h"
 
 enum { MOST_HOLES = 64 }; /* ids for each token: what a file makes us allocate goes by its size */
 

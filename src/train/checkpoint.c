@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "qlora/io.h"
 #include "quant/weight.h"
-#include "text/hash.h"
 #include "train/health.h"
 #include "train/moments8.h"
 

@@ -1,6 +1,6 @@
-/* A hash of short byte strings, for tables in memory. */
-#ifndef QL_SRC_TEXT_HASH_H
-#define QL_SRC_TEXT_HASH_H
+/* A hash of bytes, for tables in memory and to see damage; not against malice. */
+#ifndef QL_SRC_BASE_HASH_H
+#define QL_SRC_BASE_HASH_H
 
 #include <stddef.h>
 #include <stdint.h>
