@@ -91,6 +91,9 @@ QL_API ql_status ql_adapters_plan(ql_adapters **out, const ql_adapter_shape *sha
 /* PEFT's start: A uniform in (-1/sqrt(k), 1/sqrt(k)), B = 0. Layer i draws from a stream of its own. */
 QL_API void ql_adapters_init(ql_adapters *set, uint64_t seed);
 
+/* PEFT's "gaussian": A normal of deviation 1/r, B = 0. */
+QL_API void ql_adapters_gaussian(ql_adapters *set, uint64_t seed);
+
 /* value = fp16(src) of parameters [first, first + count), and the masters when there are any. */
 QL_API void ql_adapters_set(ql_adapters *set, size_t first, size_t count, const float *src);
 

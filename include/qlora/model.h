@@ -105,7 +105,21 @@ typedef struct ql_model_bytes {
 } ql_model_bytes;
 QL_API ql_model_bytes ql_model_memory(const ql_model *model);
 
-/* Attaches fresh adapters (B = 0, A seeded) of equal rank to `modules` of every block. One set a model. */
+/* How fresh adapters begin. */
+typedef enum ql_lora_init {
+    QL_INIT_DEFAULT,  /* PEFT's: A uniform, B = 0 */
+    QL_INIT_GAUSSIAN, /* A normal of deviation 1/r, B = 0 */
+    QL_INIT_PISSA,    /* the largest singular values of each weight, whose rest is quantized (Meng et al. 2024) */
+    QL_INIT_LOFTQ,    /* those of what quantization takes away, in turns with it (Li et al. 2024) */
+} ql_lora_init;
+
+/* "default", "gaussian", "pissa", "loftq"; QL_ERR_ARG names them. */
+QL_API ql_status ql_lora_init_parse(ql_lora_init *out, const char *name, ql_error *err);
+QL_API const char *ql_lora_init_name(ql_lora_init init);
+
+/* Attaches fresh adapters of equal rank to `modules` of every block. One set a model. PiSSA and LoftQ read the weights
+ * again and quantize others, so that s B A and the base give the model together; an adapter of theirs is saved with
+ * twice the rank, s (B A - B0 A0), which any program adds to the original model. */
 typedef struct ql_lora_options {
     size_t rank;      /* 8 */
     double alpha;     /* 16 */
@@ -114,10 +128,16 @@ typedef struct ql_lora_options {
     unsigned modules; /* QL_ALL_LINEAR */
     uint64_t seed;
     bool use_dora;    /* DoRA: magnitudes of rows apart from their directions; without dropout */
+    ql_lora_init init;
+    size_t loftq_steps;  /* 5 */
     ql_workers *workers; /* for what is computed while attaching; NULL: threads of its own */
 } ql_lora_options;
 QL_API ql_lora_options ql_lora_options_defaults(void);
 QL_API ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_error *err);
+
+/* With PiSSA or LoftQ: the root of the sum of squares of W - Q, over all adapted layers, as it was with the weights
+ * quantized plainly, and of W - Q - s B A as it is. */
+QL_API void ql_model_start_error(const ql_model *model, double *plain, double *now);
 
 /* Trainable parameters: 0 without adapters. */
 QL_API size_t ql_model_adapter_parameters(const ql_model *model);

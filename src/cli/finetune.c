@@ -37,6 +37,9 @@ static const cli_option train_options[] = {
     {"rank", CLI_SIZE, FIELD(rank), "N", "8", 1, 1024, false, ADAPTER, "rank of the adapters"},
     {"alpha", CLI_REAL, FIELD(alpha), "X", "16", 0, 65536, false, ADAPTER, "the adapter is scaled by alpha / rank"},
     {"rslora", CLI_FLAG, FIELD(rslora), NULL, "no", 0, 0, false, ADAPTER, "scale by alpha / sqrt(rank) instead"},
+    {"init", CLI_CHOICE, FIELD(init), "default|gaussian|pissa|loftq", "default", 0, 0, false, ADAPTER,
+     "what the adapters begin with: nothing (B = 0), the largest singular values of each weight (pissa), or those of what "
+     "quantization takes away (loftq)"},
     {"dora", CLI_FLAG, FIELD(dora), NULL, "no", 0, 0, false, ADAPTER,
      "DoRA: learn the magnitude of each row of the weights apart from its direction"},
     {"dropout", CLI_REAL, FIELD(dropout), "P", "0", 0, 0.95, false, ADAPTER, "dropout of the adapters' input"},

@@ -14,7 +14,7 @@ typedef struct finetune_values {
     size_t rank;
     double alpha, dropout;
     bool rslora, dora;
-    const char *target_modules;
+    const char *target_modules, *init;
     size_t batch_size, grad_accum, steps, warmup_steps, eval_every, seed;
     double epochs, lr, warmup_ratio, weight_decay, max_grad_norm;
     const char *schedule;

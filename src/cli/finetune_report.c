@@ -24,6 +24,11 @@ static void introduce_model(const finetune *f)
                 f->lora.use_rslora ? " (rslora)" : "", f->lora.use_dora ? " (dora)" : "", f->v->target_modules);
     cli_say(s, "%s trainable parameters (%.2f %%)\n", cli_count(own, trainable),
             100 * (double)own / (double)(all + own));
+    double plain, now;
+    ql_model_start_error(s->model, &plain, &now);
+    if (now > 0)
+        cli_say(s, "Start     %s: with the adapters the weights are %.4g from the original ones, without %.4g\n", f->v->init,
+                now, plain);
 }
 
 static void introduce_data(const finetune *f, const char *heading, const ql_dataset *data)

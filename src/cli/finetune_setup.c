@@ -7,7 +7,7 @@
 #include "cli/output.h"
 
 /* The adapter's own file says what these would. */
-static const char *const adapter_options[] = {"rank", "alpha", "rslora", "dora", "dropout", "target-modules", NULL};
+static const char *const adapter_options[] = {"rank", "alpha", "rslora", "dora", "init", "dropout", "target-modules", NULL};
 
 static int check_options(finetune *f, const cli_args *args)
 {
@@ -26,6 +26,8 @@ static int check_options(finetune *f, const cli_args *args)
             return cli_wrong(args->command, "--%s: the adapter given with --adapter sets this", adapter_options[i]);
     if (ql_modules_parse(&f->lora.modules, v->target_modules, &err))
         return cli_wrong(args->command, "--target-modules %s: %s", v->target_modules, err.message);
+    if (ql_lora_init_parse(&f->lora.init, v->init, &err))
+        return cli_wrong(args->command, "--init: %s", err.message);
     if (ql_schedule_parse(&f->train.schedule, v->schedule, &err))
         return cli_wrong(args->command, "--schedule %s: %s", v->schedule, err.message);
     if (ql_optim_parse(&f->train.optim, v->optim, &err))

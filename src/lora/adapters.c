@@ -163,6 +163,21 @@ void ql_adapters_init(ql_adapters *set, uint64_t seed)
     }
 }
 
+void ql_adapters_gaussian(ql_adapters *set, uint64_t seed)
+{
+    for (size_t i = 0; i < set->layers; i++) {
+        const ql_adapter *a = &set->layer[i];
+        ql_rng rng = {.seed = seed, .stream = QL_STREAM_INIT | i};
+        for (size_t j = 0; j < a->r * a->k; j++) { /* Box and Muller */
+            double radius = sqrt(-2 * log(1 - (double)ql_uniform(ql_rng_next(&rng))));
+            double angle = 2 * acos(-1) * (double)ql_uniform(ql_rng_next(&rng));
+            store(set, a->offset + j, (float)(radius * cos(angle) / (double)a->r));
+        }
+        for (size_t j = 0; j < a->n * a->r; j++)
+            store(set, a->offset + a->r * a->k + j, 0);
+    }
+}
+
 void ql_adapters_set(ql_adapters *set, size_t first, size_t count, const float *src)
 {
     assert(first <= set->count && count <= set->count - first);

@@ -1,5 +1,5 @@
 /* Putting a model together, and its adapters. */
-#include "model/model.h"
+#include "model/start.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +145,7 @@ void ql_model_destroy(ql_model *model)
         ql_weight_destroy(model->head);
     ql_weight_destroy(model->embed);
     ql_adapters_destroy(model->adapters);
+    free(model->start);
     free(model->blocks);
     free(model->dense);
     ql_tensors_close(model->files);
@@ -209,6 +210,9 @@ void ql_model_link(ql_model *model, const ql_lora_options *options, const ql_ada
                    ql_adapters *adapters)
 {
     ql_adapters_destroy(model->adapters);
+    free(model->start);
+    model->start = NULL;
+    model->start_bytes = 0;
     model->adapters = adapters;
     model->lora = *options;
     size_t next = 0;
@@ -227,7 +231,7 @@ void ql_model_link(ql_model *model, const ql_lora_options *options, const ql_ada
 
 ql_lora_options ql_lora_options_defaults(void)
 {
-    return (ql_lora_options){.rank = 8, .alpha = 16, .modules = QL_ALL_LINEAR};
+    return (ql_lora_options){.rank = 8, .alpha = 16, .modules = QL_ALL_LINEAR, .loftq_steps = 5};
 }
 
 static ql_status check_lora(const ql_lora_options *o, ql_error *err)
@@ -323,12 +327,15 @@ ql_status ql_model_attach(ql_model *model, const ql_lora_options *options, ql_er
     ql_adapters *adapters = NULL;
     ql_status status = ql_model_adapter_shapes(&shapes, model, options, err);
     if (!status)
+        status = ql_start_check(model, options, err);
+    if (!status)
         status = ql_model_make_adapters(&adapters, model, shapes, true, err);
     if (!status) {
         if (!model->planned)
             ql_adapters_init(adapters, options->seed);
         ql_model_link(model, options, shapes, adapters);
-        if (options->use_dora && !model->planned)
+        status = ql_start_adapters(model, err);
+        if (!status && options->use_dora && !model->planned)
             status = ql_model_start_dora(model, true, options->workers, err);
     }
     free(shapes);

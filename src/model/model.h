@@ -30,6 +30,9 @@ struct ql_model {
     size_t dense_bytes, mapped_bytes;
     ql_lora_options lora;
     bool planned;          /* shapes only: no weight, norm or adapter has numbers */
+    uint16_t *start;       /* PiSSA, LoftQ: fp16 values that the adapters began with; else NULL */
+    size_t start_bytes;
+    double start_error[2]; /* of ql_model_start_error */
     ql_adapters *adapters; /* NULL: none; the layers' adapters in module order, block after block */
 };
 

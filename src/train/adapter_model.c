@@ -1,8 +1,10 @@
 /* A model's adapters from and to the files of PEFT. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "model/model.h"
 #include "qlora/adapter.h"
 #include "qlora/train.h"
@@ -63,6 +65,45 @@ ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_e
     return status;
 }
 
+/* Adapters that began with more than B = 0, over a base without that: of twice the rank, B A - B0 A0. */
+static ql_status against_original(ql_adapters **out, const ql_model *model, ql_error *err)
+{
+    const ql_adapters *set = model->adapters;
+    ql_adapter_shape *shapes = calloc(set->layers, sizeof *shapes);
+    if (!shapes)
+        return ql_fail(err, QL_ERR_MEMORY, "adapters: out of memory");
+    for (size_t i = 0; i < set->layers; i++)
+        shapes[i] = (ql_adapter_shape){set->layer[i].k, set->layer[i].n, 2 * set->layer[i].r, set->layer[i].scaling, false};
+    ql_status status = ql_adapters_create(out, shapes, set->layers, true, err);
+    for (size_t i = 0; i < set->layers && !status; i++) {
+        const ql_adapter *from = &set->layer[i], *to = &(*out)->layer[i];
+        const uint16_t *a0 = model->start + from->offset, *b0 = a0 + from->r * from->k;
+        memcpy(to->master_a, from->master_a, from->r * from->k * sizeof(float));
+        for (size_t j = 0; j < from->r * from->k; j++)
+            to->master_a[from->r * from->k + j] = ql_f16_to_f32(a0[j]);
+        for (size_t j = 0; j < from->n * from->r; j++) {
+            float *pair = to->master_b + j / from->r * to->r + j % from->r;
+            pair[0] = from->master_b[j];
+            pair[from->r] = -ql_f16_to_f32(b0[j]);
+        }
+    }
+    free(shapes);
+    return status;
+}
+
+static ql_status save_against_original(const ql_model *model, const char *dir, ql_adapter_config *config,
+                                       const char *const *names, ql_error *err)
+{
+    ql_adapters *set;
+    ql_status status = against_original(&set, model, err);
+    config->rank *= 2;
+    config->alpha *= config->use_rslora ? sqrt(2) : 2; /* the scaling stays */
+    if (!status)
+        status = ql_adapter_file_write(dir, config, set, names, err);
+    ql_adapters_destroy(set);
+    return status;
+}
+
 ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *base_name, ql_error *err)
 {
     if (!model->adapters)
@@ -83,7 +124,8 @@ ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *ba
                 names[count++] = list.names[i];
         config.target_modules = targets;
         config.targets = ql_layer_targets(&model->config, lora->modules, names, count, targets);
-        status = ql_adapter_file_write(dir, &config, model->adapters, names, err);
+        status = model->start ? save_against_original(model, dir, &config, names, err)
+                              : ql_adapter_file_write(dir, &config, model->adapters, names, err);
     }
     free(names);
     ql_layer_list_free(&list);

@@ -176,6 +176,7 @@ static void put_adapters(record *r, const ql_model *model)
     put_real(r, "alpha", lora->alpha);
     put(r, "rslora", "%s", lora->use_rslora ? "yes" : "no");
     put(r, "dora", "%s", lora->use_dora ? "yes" : "no");
+    put(r, "init", "%s", ql_lora_init_name(lora->init));
     put_real(r, "dropout", lora->dropout);
     put(r, "target-modules", "%s", text);
     put(r, "adapter shapes", "%016" PRIx64, hash_shapes(model->adapters));

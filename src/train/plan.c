@@ -32,7 +32,7 @@ static ql_trainer_bytes measure(const ql_model *model, ql_train_shape data, cons
     size_t samples = options->batch_size < data.samples ? options->batch_size : data.samples;
     ql_scratch need;
     ql_trainer_bytes bytes = {
-        .adapters = count * (sizeof(uint16_t) + sizeof(float)) + model->adapters->dora_bytes,
+        .adapters = count * (sizeof(uint16_t) + sizeof(float)) + model->adapters->dora_bytes + model->start_bytes,
         .gradients = count * sizeof(float),
         .optimizer = ql_adamw_bytes(options->optim, count),
         .activations = ql_pass_measure(model, samples * longest, longest,

@@ -124,7 +124,7 @@ ql_trainer_bytes ql_trainer_memory(const ql_trainer *t)
 {
     const ql_adapters *a = t->model->adapters;
     return (ql_trainer_bytes){
-        .adapters = ql_adapters_bytes(a) - a->count * sizeof *a->grad,
+        .adapters = ql_adapters_bytes(a) - a->count * sizeof *a->grad + t->model->start_bytes,
         .gradients = a->count * sizeof *a->grad,
         .optimizer = ql_adamw_bytes(t->options.optim, t->optimizer.count),
         .activations = t->pass.bytes,
