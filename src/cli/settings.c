@@ -121,11 +121,12 @@ static int take_all(cli_args *args, void *values, const char *prefix, bool given
 {
     char why[CLI_WHY + 16];
     const cli_yaml *yaml = &args->settings->yaml;
-    const cli_yaml_entry *end = yaml->entries + yaml->count;
-    for (const cli_yaml_entry *entry = yaml->entries; entry < end; entry++) {
+    for (size_t i = 0; i < yaml->count; i++) { /* none, and no entries either, of an empty file */
+        const cli_yaml_entry *entry = &yaml->entries[i], *end = yaml->entries + yaml->count;
+        if (strncmp(entry->path, prefix, strlen(prefix)) != 0 || entry->kind == CLI_YAML_ITEM)
+            continue;
         const char *key = entry->path + strlen(prefix);
-        if (strncmp(entry->path, prefix, strlen(prefix)) != 0 || entry->kind == CLI_YAML_ITEM ||
-            (given && (strcmp(key, "record") == 0 || strncmp(key, "record/", 7) == 0)))
+        if (given && (strcmp(key, "record") == 0 || strncmp(key, "record/", 7) == 0))
             continue;
         target t = {args, values, NULL, 0, given};
         while ((t.option = cli_option_at(args->command, t.index)) != NULL && strcmp(t.option->name, key) != 0)
