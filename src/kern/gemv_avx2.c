@@ -1,43 +1,19 @@
-#include "kern/gemv_avx2.h"
+#include "kern/gemv.h"
 
 #include <immintrin.h>
 
-#include "kern/decode.h"
 #include "kern/table_avx2.h"
 
-/* A row of W is one stream of 64-column blocks; SPAN columns share a buffer of scales. */
-enum { MOST_TOKENS = 8, AT_ONCE = 4, SPAN = 4096, LANES = 8, AHEAD = 2048 };
-
-static size_t padded(const ql_wview *w)
-{
-    return (w->k + QL_BLOCK - 1) / QL_BLOCK * QL_BLOCK;
-}
-
-size_t ql_gemv_avx2_packed(const ql_product *p)
-{
-    size_t tokens = p->m < MOST_TOKENS ? p->m : MOST_TOKENS;
-    return p->transposed ? 0 : tokens * padded(p->w) * sizeof(float);
-}
-
-bool ql_gemv_avx2_fits(const ql_product *p)
-{
-    const ql_wview *w = p->w;
-    return !p->transposed && p->m <= MOST_TOKENS &&
-           (ql_is_dense(w) || (ql_row_groups(w) && SPAN % w->format.group == 0));
-}
-
-ql_plan ql_gemv_avx2_plan(const ql_product *p, size_t threads)
-{
-    size_t share = p->w->n / (4 * threads);
-    return (ql_plan){.rows = p->m, .cols = share < 16 ? 16 : share > 256 ? 256 : share, .packs = p->m,
-                     .packed = ql_gemv_avx2_packed(p)};
-}
+/* A row of W is one stream of 64-column blocks, prefetched AHEAD bytes before they are needed. */
+enum { AT_ONCE = 4, LANES = 8, AHEAD = 16384 };
 
 /* Puts x in the order in which a block's codes come out, and zeros where W is padded: nibble s of the
  * block's 32-bit word l is column 4 l + s / 2 + 32 (s % 2). */
-void ql_gemv_avx2_pack(const ql_product *p, size_t token, float *packed)
+void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token, void *out_bytes)
 {
-    size_t k = p->w->k, end = padded(p->w);
+    float *packed = out_bytes;
+    (void)plan;
+    size_t k = p->w->k, end = ql_gemv_padded(p->w);
     const float *x = p->x + token * p->ldx;
     float *out = packed + token * end;
     if (!p->w->table) {
@@ -73,19 +49,6 @@ static void decode_scales(const ql_wview *w, size_t g, size_t count, float *out)
         _mm256_storeu_ps(decoded, _mm256_fmadd_ps(value, step, offset));
         memcpy(out + i, decoded, run * sizeof *out);
     }
-}
-
-/* Two scales a block, of its columns 0..31 and 32..63, for the columns [from, from + cols) of a row. */
-static void row_scales(const ql_wview *w, size_t row, size_t from, size_t cols, float out[SPAN / 32 + 1])
-{
-    size_t group = w->format.group, count = (cols + group - 1) / group, repeat = group / 32, slot = 0;
-    float each[SPAN / 32];
-    decode_scales(w, row * ql_row_groups(w) + from / group, count, each);
-    for (size_t g = 0; g < count; g++)
-        for (size_t i = 0; i < repeat && slot < SPAN / 32; i++)
-            out[slot++] = each[g];
-    if (slot % 2)
-        out[slot] = 0; /* the second half of the last block is padding */
 }
 
 static inline __attribute__((always_inline)) void block_4bit(__m256 sums[AT_ONCE], size_t tokens, table16 table,
@@ -150,26 +113,28 @@ static inline float sum_lanes(__m256 v)
 
 /* One row against some tokens; `bits` of a code and the code itself are constants where it is inlined. */
 static inline __attribute__((always_inline)) void one_row(const ql_product *p, size_t row, size_t token, size_t tokens,
-                                                          ql_code code, size_t bits, const float *packed)
+                                                          ql_code code, size_t bits, const float *scales,
+                                                          const float *packed)
 {
     const ql_wview *w = p->w;
     const char *line = (const char *)w->codes + row * w->row_bytes;
-    size_t ldx = padded(w);
+    const unsigned shift = bits <= 8 ? (unsigned)__builtin_ctz(w->format.group) : 0;
+    const table16 table = load_table(w->table);
+    size_t ldx = ql_gemv_padded(w);
     const float *x = packed + token * ldx;
-    float scales[SPAN / 32 + 1];
     char tail[QL_BLOCK * sizeof(float)] = {0};
     __m256 sums[AT_ONCE] = {0};
     for (size_t at = 0; at < w->k; at += QL_BLOCK) {
-        if (bits <= 8 && at % SPAN == 0)
-            row_scales(w, row, at, w->k - at < SPAN ? w->k - at : SPAN, scales);
         const char *codes = line + at * bits / 8;
-        const float *two = scales + at % SPAN / 32;
-        if (bits > 8 && w->k - at < QL_BLOCK) /* a dense row is not padded: reading on could leave the matrix */
+        float two[2] = {0};
+        if (bits <= 8)
+            two[0] = scales[at >> shift], two[1] = w->k - at > 32 ? scales[(at + 32) >> shift] : 0;
+        else if (w->k - at < QL_BLOCK) /* a dense row is not padded: reading on could leave the matrix */
             codes = memcpy(tail, codes, (w->k - at) * bits / 8);
         for (size_t ahead = 0; ahead < QL_BLOCK * bits / 8; ahead += 64)
-            _mm_prefetch(codes + AHEAD + ahead, _MM_HINT_T0);
+            _mm_prefetch(line + at * bits / 8 + AHEAD + ahead, _MM_HINT_T0);
         if (bits == 4)
-            block_4bit(sums, tokens, load_table(w->table), codes, x + at, ldx, two);
+            block_4bit(sums, tokens, table, codes, x + at, ldx, two);
         else
             block_other(sums, tokens, code, codes, x + at, ldx, two);
     }
@@ -182,7 +147,8 @@ static inline __attribute__((always_inline)) void one_row(const ql_product *p, s
 
 #include "kern/gemv_rows.h"
 
-void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, const float *packed)
+void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
+    (void)scratch;
     all_tokens(p, t, packed);
 }

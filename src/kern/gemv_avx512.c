@@ -1,48 +1,22 @@
-#include "kern/gemv_avx512.h"
+#include "kern/gemv.h"
 
 #include <immintrin.h>
 
-#include "kern/decode.h"
+#include "kern/scales_avx512.h"
 
-/* A row of W is one stream of 128-column units; SPAN columns share a buffer of scales. */
-enum { UNIT = 128, AT_ONCE = 4, SPAN = 4096, LANES = 16, AHEAD = 2048 };
-
-static size_t padded(const ql_wview *w)
-{
-    return (w->k + UNIT - 1) / UNIT * UNIT;
-}
-
-static bool is_4bit(const ql_wview *w)
-{
-    return w->table != NULL;
-}
-
-size_t ql_gemv_packed(const ql_product *p)
-{
-    size_t tokens = p->m < QL_GEMV_TOKENS ? p->m : QL_GEMV_TOKENS;
-    return p->transposed ? 0 : tokens * padded(p->w) * sizeof(float);
-}
-
-bool ql_gemv_fits(const ql_product *p)
-{
-    return !p->transposed && p->m <= QL_GEMV_TOKENS && (ql_is_dense(p->w) || (ql_row_groups(p->w) && SPAN % p->w->format.group == 0));
-}
-
-ql_plan ql_gemv_plan(const ql_product *p, size_t threads)
-{
-    size_t share = p->w->n / (4 * threads);
-    return (ql_plan){.rows = p->m, .cols = share < 16 ? 16 : share > 256 ? 256 : share, .packs = p->m,
-                     .packed = ql_gemv_packed(p)};
-}
+/* A row of W is one stream of 128-column units, prefetched AHEAD bytes before they are needed. */
+enum { UNIT = 128, AT_ONCE = 4, LANES = 16, AHEAD = 16384 };
 
 /* Puts x in the order in which the codes come out of a unit, and zeros where W is padded. A 4-bit unit
  * holds 128 columns in 16 words; nibble s of word l is column 64 (l / 8) + 4 (l % 8) + s / 2 + 32 (s % 2). */
-void ql_gemv_pack(const ql_product *p, size_t token, float *packed)
+void ql_gemv_avx512_pack(const ql_product *p, ql_plan plan, size_t token, void *out_bytes)
 {
-    size_t k = p->w->k, end = padded(p->w);
+    float *packed = out_bytes;
+    (void)plan;
+    size_t k = p->w->k, end = ql_gemv_padded(p->w);
     const float *x = p->x + token * p->ldx;
     float *out = packed + token * end;
-    if (!is_4bit(p->w)) {
+    if (!p->w->table) {
         memcpy(out, x, k * sizeof *x);
         memset(out + k, 0, (end - k) * sizeof *x);
         return;
@@ -55,60 +29,16 @@ void ql_gemv_pack(const ql_product *p, size_t token, float *packed)
             }
 }
 
-/* out[i] = the scales of groups [g, g + count) of the row-major array; up to LANES more are written. */
 static void decode_scales(const ql_wview *w, size_t g, size_t count, float *out)
 {
-    if (w->format.scale != QL_SCALE_DQ && w->format.scale != QL_SCALE_F16) {
-        ql_decode_scales(w, g, count, out);
-        return;
-    }
-    for (size_t i = 0, run; i < count; i += run) {
-        size_t block = (g + i) / QL_DQ_GROUPS, left = QL_DQ_GROUPS - (g + i) % QL_DQ_GROUPS;
-        run = left < LANES ? left : LANES;
-        run = run < count - i ? run : count - i;
-        __mmask16 lanes = (__mmask16)((1u << run) - 1);
-        __m512 value;
-        if (w->format.scale == QL_SCALE_F16) {
-            value = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, (const uint16_t *)w->scales + g + i));
-        } else {
-            __m128i code = _mm_maskz_loadu_epi8(lanes, (const uint8_t *)w->scales + g + i);
-            value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(code)),
-                                    _mm512_cvtph_ps(_mm256_set1_epi16((short)w->steps[block])),
-                                    _mm512_cvtph_ps(_mm256_set1_epi16((short)w->offsets[block])));
-        }
-        _mm512_storeu_ps(out + i, value);
-    }
-}
-
-/* A scale for every 32 columns of [from, from + cols) of a row, and finite numbers up to the end of a unit.
- * By vectors: what is stored by the word cannot be loaded by the vector at once. */
-static void row_scales(const ql_wview *w, size_t row, size_t from, size_t cols, float out[SPAN / 32])
-{
-    size_t group = w->format.group, count = (cols + group - 1) / group;
-    unsigned shift = (unsigned)__builtin_ctzll(group / 32);
-    float each[SPAN / 32 + LANES];
-    decode_scales(w, row * ql_row_groups(w) + from / group, count, each);
-    _mm512_storeu_ps(each + count, _mm512_setzero_ps());
-    __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i index = _mm512_srl_epi32(lane, _mm_cvtsi32_si128((int)shift));
-    for (size_t slot = 0; slot * 32 < cols; slot += LANES)
-        _mm512_storeu_ps(out + slot, _mm512_permutexvar_ps(index, _mm512_loadu_ps(each + (slot >> shift))));
-}
-
-/* The scales of a unit's low and high nibbles: each 64-block has eight lanes and two scales. */
-static inline void unit_scales(const float *scales, __m512 *low, __m512 *high)
-{
-    const __m512i even = _mm512_set_epi32(2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0);
-    __m512 four = _mm512_broadcast_f32x4(_mm_loadu_ps(scales));
-    *low = _mm512_permutexvar_ps(even, four);
-    *high = _mm512_permutexvar_ps(_mm512_add_epi32(even, _mm512_set1_epi32(1)), four);
+    decode_scales_avx512(w, g, count, out);
 }
 
 static inline __attribute__((always_inline)) void unit_4bit(__m512 sums[AT_ONCE], size_t tokens, __m512 table,
-                                                            __m512i code, const float *x, size_t ldx,
-                                                            const float scales[4])
+                                                            __m512i code, const float *x, size_t ldx, bool split,
+                                                            __m512 low, __m512 high)
 {
-    __m512 part[2][AT_ONCE], low, high;
+    __m512 part[2][AT_ONCE];
 #pragma GCC unroll 8
     for (unsigned n = 0; n < 8; n++) {
         __m512 value = _mm512_permutexvar_ps(_mm512_srli_epi32(code, 4 * n), table);
@@ -118,11 +48,38 @@ static inline __attribute__((always_inline)) void unit_4bit(__m512 sums[AT_ONCE]
             part[n % 2][t] = n < 2 ? _mm512_mul_ps(value, xs) : _mm512_fmadd_ps(value, xs, part[n % 2][t]);
         }
     }
-    unit_scales(scales, &low, &high);
 #pragma GCC unroll 4
     for (size_t t = 0; t < tokens; t++) {
-        sums[t] = _mm512_fmadd_ps(part[0][t], low, sums[t]);
-        sums[t] = _mm512_fmadd_ps(part[1][t], high, sums[t]);
+        if (split) {
+            sums[t] = _mm512_fmadd_ps(part[0][t], low, sums[t]);
+            sums[t] = _mm512_fmadd_ps(part[1][t], high, sums[t]);
+        } else {
+            sums[t] = _mm512_fmadd_ps(_mm512_add_ps(part[0][t], part[1][t]), low, sums[t]);
+        }
+    }
+}
+
+/* With `split`, low and high nibbles have scales of their own. Each 64-block has eight lanes. */
+static inline __attribute__((always_inline)) void row_4bit(__m512 sums[AT_ONCE], size_t tokens, const ql_wview *w,
+                                                           bool split, const char *line, const float *scales,
+                                                           const float *x, size_t ldx)
+{
+    const __m512i second = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    const unsigned shift = (unsigned)__builtin_ctz(w->format.group);
+    const __m512i low = split ? _mm512_slli_epi32(second, 1) : shift > 6 ? _mm512_setzero_si512() : second;
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(1));
+    const __m512 table = _mm512_loadu_ps(w->table);
+    size_t at = 0;
+    for (; at + QL_BLOCK < w->k; at += UNIT) {
+        _mm_prefetch(line + at / 2 + AHEAD, _MM_HINT_T0);
+        __m512 four = _mm512_broadcast_f32x4(_mm_loadu_ps(scales + (at >> shift)));
+        unit_4bit(sums, tokens, table, _mm512_loadu_si512(line + at / 2), x + at, ldx, split,
+                  _mm512_permutexvar_ps(low, four), split ? _mm512_permutexvar_ps(high, four) : four);
+    }
+    if (at < w->k) { /* half a unit */
+        __m512 four = _mm512_broadcast_f32x4(_mm_loadu_ps(scales + (at >> shift)));
+        unit_4bit(sums, tokens, table, _mm512_maskz_loadu_epi32(0xff, line + at / 2), x + at, ldx, split,
+                  _mm512_maskz_permutexvar_ps(0xff, low, four), _mm512_maskz_permutexvar_ps(0xff, high, four));
     }
 }
 
@@ -141,53 +98,58 @@ static inline __m512 load_row(ql_code code, const char *at, __mmask16 lanes)
     }
 }
 
-/* A unit of an INT8 or dense row, of which `cols` columns exist; INT8 alone has scales. */
-static inline __attribute__((always_inline)) void unit_other(__m512 sums[AT_ONCE], size_t tokens, ql_code code,
-                                                             const char *codes, size_t cols, const float *x,
-                                                             size_t ldx, const float scales[4])
+/* 32 columns, of which `cols` exist, of an INT8 or dense row; INT8 alone has a scale. */
+static inline __attribute__((always_inline)) void piece_other(__m512 sums[AT_ONCE], size_t tokens, ql_code code,
+                                                              const char *codes, size_t cols, const float *x,
+                                                              size_t ldx, float scale)
 {
     size_t size = code == QL_CODE_INT8 ? 1 : code == QL_CODE_F32 ? 4 : 2;
-    for (size_t at = 0; at < cols; at += 2 * LANES) {
-        uint32_t wanted = cols - at < 32 ? (1u << (cols - at)) - 1 : ~0u;
-        __m512 first = load_row(code, codes + at * size, (__mmask16)wanted);
-        __m512 second = load_row(code, codes + (at + LANES) * size, (__mmask16)(wanted >> 16));
+    uint32_t wanted = cols < 32 ? (1u << cols) - 1 : ~0u;
+    __m512 first = load_row(code, codes, (__mmask16)wanted);
+    __m512 second = load_row(code, codes + LANES * size, (__mmask16)(wanted >> 16));
 #pragma GCC unroll 4
-        for (size_t t = 0; t < tokens; t++) {
-            __m512 x0 = _mm512_load_ps(x + t * ldx + at), x1 = _mm512_load_ps(x + t * ldx + at + LANES);
-            if (code == QL_CODE_INT8) {
-                __m512 part = _mm512_fmadd_ps(second, x1, _mm512_mul_ps(first, x0));
-                sums[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(scales[at / 32]), sums[t]);
-            } else {
-                sums[t] = _mm512_fmadd_ps(second, x1, _mm512_fmadd_ps(first, x0, sums[t]));
-            }
+    for (size_t t = 0; t < tokens; t++) {
+        __m512 x0 = _mm512_load_ps(x + t * ldx), x1 = _mm512_load_ps(x + t * ldx + LANES);
+        if (code == QL_CODE_INT8) {
+            __m512 part = _mm512_fmadd_ps(second, x1, _mm512_mul_ps(first, x0));
+            sums[t] = _mm512_fmadd_ps(part, _mm512_set1_ps(scale), sums[t]);
+        } else {
+            sums[t] = _mm512_fmadd_ps(second, x1, _mm512_fmadd_ps(first, x0, sums[t]));
         }
+    }
+}
+
+static inline __attribute__((always_inline)) void row_other(__m512 sums[AT_ONCE], size_t tokens, const ql_wview *w,
+                                                            ql_code code, size_t bits, const char *line,
+                                                            const float *scales, const float *x, size_t ldx)
+{
+    const unsigned shift = code == QL_CODE_INT8 ? (unsigned)__builtin_ctz(w->format.group) : 0;
+    for (size_t at = 0; at < w->k; at += UNIT) {
+#pragma GCC unroll 8
+        for (size_t ahead = 0; ahead < UNIT * bits / 8; ahead += 64)
+            _mm_prefetch(line + at * bits / 8 + AHEAD + ahead, _MM_HINT_T0);
+        for (size_t i = at; i < at + UNIT && i < w->k; i += 2 * LANES)
+            piece_other(sums, tokens, code, line + i * bits / 8, w->k - i, x + i, ldx,
+                        code == QL_CODE_INT8 ? scales[i >> shift] : 1);
     }
 }
 
 /* One row against some tokens; the code, its bits and the tokens are constants where it is inlined. */
 static inline __attribute__((always_inline)) void one_row(const ql_product *p, size_t row, size_t token, size_t tokens,
-                                                          ql_code code, size_t bits, const float *packed)
+                                                          ql_code code, size_t bits, const float *scales,
+                                                          const float *packed)
 {
     const ql_wview *w = p->w;
     const char *line = (const char *)w->codes + row * w->row_bytes;
-    size_t ldx = padded(w);
+    size_t ldx = ql_gemv_padded(w);
     const float *x = packed + token * ldx;
-    float scales[SPAN / 32];
-    __m512 table = bits == 4 ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps(), sums[AT_ONCE] = {0};
-    for (size_t at = 0; at < w->k; at += UNIT) {
-        size_t cols = w->k - at < UNIT ? w->k - at : UNIT;
-        if (bits <= 8 && at % SPAN == 0)
-            row_scales(w, row, at, w->k - at < SPAN ? w->k - at : SPAN, scales);
-        const char *codes = line + at * bits / 8;
-        const float *four = scales + at % SPAN / 32;
-#pragma GCC unroll 8
-        for (size_t ahead = 0; ahead < UNIT * bits / 8; ahead += 64)
-            _mm_prefetch(codes + AHEAD + ahead, _MM_HINT_T0);
-        if (bits == 4)
-            unit_4bit(sums, tokens, table, _mm512_maskz_loadu_epi32(cols > 64 ? 0xffff : 0x00ff, codes), x + at, ldx, four);
-        else
-            unit_other(sums, tokens, code, codes, cols, x + at, ldx, four);
-    }
+    __m512 sums[AT_ONCE] = {0};
+    if (bits > 4)
+        row_other(sums, tokens, w, code, bits, line, scales, x, ldx);
+    else if (w->format.group == 32)
+        row_4bit(sums, tokens, w, true, line, scales, x, ldx);
+    else
+        row_4bit(sums, tokens, w, false, line, scales, x, ldx);
 #pragma GCC unroll 4
     for (size_t t = 0; t < tokens; t++) {
         float *y = p->y + (token + t) * p->ldy + row, sum = _mm512_reduce_add_ps(sums[t]);
@@ -197,7 +159,8 @@ static inline __attribute__((always_inline)) void one_row(const ql_product *p, s
 
 #include "kern/gemv_rows.h"
 
-void ql_gemv_tile(const ql_product *p, ql_tile t, const float *packed)
+void ql_gemv_avx512_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
+    (void)scratch;
     all_tokens(p, t, packed);
 }

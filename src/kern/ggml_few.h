@@ -18,7 +18,13 @@ static inline ql_plan ql_ggml_few_plan(const ql_product *p, size_t threads)
     return (ql_plan){.rows = p->m, .cols = share < 16 ? 16 : share > 256 ? 256 : share};
 }
 
-void ql_ggml_few_avx2(const ql_product *p, ql_tile t);
-void ql_ggml_few_avx512(const ql_product *p, ql_tile t);
+static inline size_t ql_ggml_few_packed(const ql_product *p)
+{
+    (void)p;
+    return 0;
+}
+
+void ql_ggml_few_avx2(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_ggml_few_avx512(const ql_product *p, ql_tile t, const void *packed, void *scratch);
 
 #endif

@@ -7,7 +7,7 @@
 #include "kern/amx_tiles.h"
 #include "kern/decode.h"
 #include "kern/fill_amx.h"
-#include "kern/gemv_avx512.h"
+#include "kern/gemv.h"
 #include "kern/kernels.h"
 #include "kern/turn_avx512.h"
 
@@ -91,7 +91,7 @@ static void pack_block(const float *x, size_t ldx, size_t rows, size_t depth, bo
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
     if (ql_gemv_fits(p)) {
-        ql_gemv_pack(p, index, packed);
+        ql_gemv_avx512_pack(p, plan, index, packed);
         return;
     }
     size_t inputs = ql_product_inputs(p), panels = pieces(inputs, QL_AMX_TERMS);
@@ -240,7 +240,7 @@ static void multiply_panel(const ql_product *p, ql_tile t, const uint16_t *x, co
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
     if (ql_gemv_fits(p)) {
-        ql_gemv_tile(p, t, packed);
+        ql_gemv_avx512_tile(p, t, packed, scratch);
         return;
     }
     uint16_t *panel = scratch;

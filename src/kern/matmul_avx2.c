@@ -5,9 +5,10 @@
 #include "kern/blocked.h"
 #include "kern/decode.h"
 #include "kern/fill_avx2.h"
-#include "kern/gemv_avx2.h"
+#include "kern/gemv.h"
 #include "kern/ggml_few.h"
 #include "kern/kernels.h"
+#include "kern/ways.h"
 
 enum { TOKENS = 6, WIDTH = 16, DEPTH = 256 };
 
@@ -93,33 +94,46 @@ static bool accepts(const ql_wview *w)
     return true;
 }
 
+static size_t blocked_packed(const ql_product *p)
+{
+    return ql_blocked_plan(&blocked, p, 1).packed;
+}
+
+static ql_plan blocked_plan(const ql_product *p, size_t threads)
+{
+    return ql_blocked_plan(&blocked, p, threads);
+}
+
+static void blocked_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    ql_blocked_pack(&blocked, p, plan, index, packed);
+}
+
+static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    ql_blocked_tile(&blocked, p, t, packed, scratch);
+}
+
+static const ql_way ways[] = {
+    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx2_pack, ql_gemv_avx2_tile},
+    {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_avx2},
+    {ql_blocked_fits, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
 static ql_plan plan(const ql_product *p, size_t threads)
 {
-    if (ql_gemv_avx2_fits(p))
-        return ql_gemv_avx2_plan(p, threads);
-    if (ql_ggml_few_fits(p))
-        return ql_ggml_few_plan(p, threads);
-    ql_plan plan = ql_blocked_plan(&blocked, p, threads);
-    plan.packed = plan.packed > ql_gemv_avx2_packed(p) ? plan.packed : ql_gemv_avx2_packed(p);
-    return plan;
+    return ql_ways_plan(ways, WAYS, p, threads);
 }
 
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    if (ql_gemv_avx2_fits(p))
-        ql_gemv_avx2_pack(p, index, packed);
-    else
-        ql_blocked_pack(&blocked, p, plan, index, packed);
+    ql_way_of(ways, p)->pack(p, plan, index, packed);
 }
 
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    if (ql_gemv_avx2_fits(p))
-        ql_gemv_avx2_tile(p, t, packed);
-    else if (ql_ggml_few_fits(p))
-        ql_ggml_few_avx2(p, t);
-    else
-        ql_blocked_tile(&blocked, p, t, packed, scratch);
+    ql_way_of(ways, p)->tile(p, t, packed, scratch);
 }
 
 const ql_matmul_kernel ql_matmul_avx2 = {

@@ -2,11 +2,13 @@
 #include "base/cpu.h"
 #include "kern/blocked.h"
 #include "kern/decode.h"
+#include "kern/few.h"
 #include "kern/fill_avx512.h"
-#include "kern/gemv_avx512.h"
+#include "kern/gemv.h"
 #include "kern/ggml_few.h"
 #include "kern/kernels.h"
 #include "kern/micro_avx512.h"
+#include "kern/ways.h"
 
 enum { DEPTH = 256 };
 
@@ -40,33 +42,47 @@ static bool accepts(const ql_wview *w)
     return true;
 }
 
+static size_t blocked_packed(const ql_product *p)
+{
+    return ql_blocked_plan(&blocked, p, 1).packed;
+}
+
+static ql_plan blocked_plan(const ql_product *p, size_t threads)
+{
+    return ql_blocked_plan(&blocked, p, threads);
+}
+
+static void blocked_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    ql_blocked_pack(&blocked, p, plan, index, packed);
+}
+
+static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    ql_blocked_tile(&blocked, p, t, packed, scratch);
+}
+
+static const ql_way ways[] = {
+    {ql_few_fits, ql_few_packed, ql_few_plan, ql_few_avx512_pack, ql_few_avx512_tile},
+    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_pack, ql_gemv_avx512_tile},
+    {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_avx512},
+    {ql_blocked_fits, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
 static ql_plan plan(const ql_product *p, size_t threads)
 {
-    if (ql_gemv_fits(p))
-        return ql_gemv_plan(p, threads);
-    if (ql_ggml_few_fits(p))
-        return ql_ggml_few_plan(p, threads);
-    ql_plan plan = ql_blocked_plan(&blocked, p, threads);
-    plan.packed = plan.packed > ql_gemv_packed(p) ? plan.packed : ql_gemv_packed(p);
-    return plan;
+    return ql_ways_plan(ways, WAYS, p, threads);
 }
 
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    if (ql_gemv_fits(p))
-        ql_gemv_pack(p, index, packed);
-    else
-        ql_blocked_pack(&blocked, p, plan, index, packed);
+    ql_way_of(ways, p)->pack(p, plan, index, packed);
 }
 
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    if (ql_gemv_fits(p))
-        ql_gemv_tile(p, t, packed);
-    else if (ql_ggml_few_fits(p))
-        ql_ggml_few_avx512(p, t);
-    else
-        ql_blocked_tile(&blocked, p, t, packed, scratch);
+    ql_way_of(ways, p)->tile(p, t, packed, scratch);
 }
 
 const ql_matmul_kernel ql_matmul_avx512 = {

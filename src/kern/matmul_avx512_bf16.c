@@ -3,10 +3,14 @@
 #include "base/cpu.h"
 #include "kern/blocked.h"
 #include "kern/decode.h"
+#include "kern/few.h"
 #include "kern/fill_avx512.h"
-#include "kern/gemv_avx512.h"
+#include "kern/gemv.h"
+#include "kern/ggml_few.h"
 #include "kern/kernels.h"
 #include "kern/micro_avx512.h"
+#include "kern/pairs_avx512.h"
+#include "kern/ways.h"
 
 enum { DEPTH = 512, PART = 64 };
 
@@ -24,17 +28,12 @@ static void multiply(size_t rows, size_t depth, const float *a, const float *pan
 /* out[i][32] = bf16 pairs of lines 2i and 2i + 1 of part[depth][32]. */
 static void join_pairs(float *part, size_t depth, float *out)
 {
-    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    __m512i index = _mm512_loadu_si512(order);
     if (depth % 2)
         memset(part + depth * WIDTH, 0, WIDTH * sizeof *part);
     for (size_t i = 0; i < depth; i += 2)
-        for (size_t l = 0; l < WIDTH; l += 16) {
-            __m512 even = _mm512_load_ps(part + i * WIDTH + l), odd = _mm512_load_ps(part + (i + 1) * WIDTH + l);
-            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
-            _mm512_store_si512(out + i / 2 * WIDTH + l, _mm512_permutexvar_epi16(index, both));
-        }
+        for (size_t l = 0; l < WIDTH; l += 16)
+            _mm512_store_si512(out + i / 2 * WIDTH + l, join_bf16(_mm512_load_ps(part + i * WIDTH + l),
+                                                                  _mm512_load_ps(part + (i + 1) * WIDTH + l)));
 }
 
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
@@ -95,29 +94,59 @@ static bool accepts(const ql_wview *w)
     return w->format.code != QL_CODE_F32; /* an LM head in 16 bits is a quarter of a small model's work */
 }
 
+static size_t blocked_packed(const ql_product *p)
+{
+    return ql_blocked_plan(&blocked, p, 1).packed;
+}
+
+static ql_plan blocked_plan(const ql_product *p, size_t threads)
+{
+    return ql_blocked_plan(&blocked, p, threads);
+}
+
+static void blocked_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    ql_blocked_pack(&blocked, p, plan, index, packed);
+}
+
+static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    ql_blocked_tile(&blocked, p, t, packed, scratch);
+}
+
+static bool few_pairs_fit(const ql_product *p)
+{
+    return p->w->table && ql_few_fits(p);
+}
+
+static bool gemv_pairs_fit(const ql_product *p)
+{
+    return p->w->table && p->m <= 2 && ql_gemv_fits(p);
+}
+
+static const ql_way ways[] = {
+    {few_pairs_fit, ql_few_packed, ql_few_plan, ql_few_avx512_bf16_pack, ql_few_avx512_bf16_tile},
+    {gemv_pairs_fit, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_bf16_pack, ql_gemv_avx512_bf16_tile},
+    {ql_few_fits, ql_few_packed, ql_few_plan, ql_few_avx512_pack, ql_few_avx512_tile},
+    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_pack, ql_gemv_avx512_tile},
+    {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_avx512},
+    {ql_blocked_fits, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
 static ql_plan plan(const ql_product *p, size_t threads)
 {
-    if (ql_gemv_fits(p))
-        return ql_gemv_plan(p, threads);
-    ql_plan plan = ql_blocked_plan(&blocked, p, threads);
-    plan.packed = plan.packed > ql_gemv_packed(p) ? plan.packed : ql_gemv_packed(p);
-    return plan;
+    return ql_ways_plan(ways, WAYS, p, threads);
 }
 
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    if (ql_gemv_fits(p))
-        ql_gemv_pack(p, index, packed);
-    else
-        ql_blocked_pack(&blocked, p, plan, index, packed);
+    ql_way_of(ways, p)->pack(p, plan, index, packed);
 }
 
 static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    if (ql_gemv_fits(p))
-        ql_gemv_tile(p, t, packed);
-    else
-        ql_blocked_tile(&blocked, p, t, packed, scratch);
+    ql_way_of(ways, p)->tile(p, t, packed, scratch);
 }
 
 const ql_matmul_kernel ql_matmul_avx512_bf16 = {.name = "avx512-bf16",
