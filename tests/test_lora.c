@@ -131,7 +131,7 @@ START_TEST(set_is_flat)
     ck_assert_float_eq(set->layer[1].master_a[0], 0.1f);
     ck_assert_uint_eq(set->layer[1].a[0], ql_f32_to_f16(0.1f));
     set->grad[553] = 1;
-    ql_adapters_zero_grad(set);
+    ql_adapters_zero_grad(set, NULL);
     ck_assert_float_eq(set->grad[553], 0);
     ql_adapters_destroy(set);
     ql_error err = {0};
@@ -508,7 +508,7 @@ START_TEST(layer_without_adapter_or_gradient)
     ql_linear_forward(&f.layer, 4, f.x, f.ldx, f.y, f.ldy, f.h, NULL, f.work, f.workers);
     float with[2 * 16];
     for (int pass = 0; pass < 2; pass++) {
-        ql_adapters_zero_grad(f.set);
+        ql_adapters_zero_grad(f.set, NULL);
         ql_linear_backward(&f.layer, 4, f.x, f.ldx, f.dy, f.ldy, f.h, pass ? NULL : f.dx, f.ldx, false, NULL, f.work,
                            f.workers);
         if (pass == 0)

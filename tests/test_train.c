@@ -107,7 +107,7 @@ static double gradients(run *r, size_t step)
 {
     ql_batch batch = batch_of(r, step);
     ql_loss_sum loss;
-    ql_adapters_zero_grad(r->model->adapters);
+    ql_adapters_zero_grad(r->model->adapters, NULL);
     ck_assert_ok(ql_pass_run(&r->pass, &batch, 1.0f / (float)batch.tokens, NULL, NULL, &loss, r->workers, &err), &err);
     ck_assert_uint_eq(loss.count, batch.tokens);
     return loss.sum / (double)loss.count;

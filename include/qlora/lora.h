@@ -97,7 +97,7 @@ QL_API void ql_adapters_gaussian(ql_adapters *set, uint64_t seed);
 /* value = fp16(src) of parameters [first, first + count), and the masters when there are any. */
 QL_API void ql_adapters_set(ql_adapters *set, size_t first, size_t count, const float *src);
 
-QL_API void ql_adapters_zero_grad(ql_adapters *set);
+QL_API void ql_adapters_zero_grad(ql_adapters *set, ql_workers *workers);
 QL_API size_t ql_adapters_bytes(const ql_adapters *set); /* values, masters, gradients, and what DoRA adds */
 QL_API void ql_adapters_destroy(ql_adapters *set);       /* NULL is fine */
 

@@ -11,6 +11,7 @@
 static inline bool ql_all_finite(const float *x, size_t count)
 {
     uint32_t bad = 0;
+#pragma omp simd reduction(| : bad)
     for (size_t i = 0; i < count; i++) {
         uint32_t bits;
         memcpy(&bits, x + i, sizeof bits);
@@ -22,6 +23,7 @@ static inline bool ql_all_finite(const float *x, size_t count)
 static inline bool ql_all_finite_f16(const uint16_t *x, size_t count)
 {
     uint16_t bad = 0;
+#pragma omp simd reduction(| : bad)
     for (size_t i = 0; i < count; i++)
         bad |= (x[i] & 0x7c00u) == 0x7c00u;
     return !bad;

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "base/rng.h"
+#include "base/workers.h"
 #include "lora/dora.h"
 #include "lora/streams.h"
 #include "qlora/lora.h"
@@ -185,10 +186,20 @@ void ql_adapters_set(ql_adapters *set, size_t first, size_t count, const float *
         store(set, first + i, src[i]);
 }
 
-void ql_adapters_zero_grad(ql_adapters *set)
+enum { ZERO_PIECE = 1 << 16 }; /* parameters */
+
+static void zero_piece(void *ctx, size_t index, size_t worker)
+{
+    const ql_adapters *set = ctx;
+    size_t at = index * ZERO_PIECE, count = set->count - at < ZERO_PIECE ? set->count - at : ZERO_PIECE;
+    (void)worker;
+    memset(set->grad + at, 0, count * sizeof *set->grad);
+}
+
+void ql_adapters_zero_grad(ql_adapters *set, ql_workers *workers)
 {
     if (set->grad)
-        memset(set->grad, 0, set->count * sizeof *set->grad);
+        ql_parallel(workers, (set->count + ZERO_PIECE - 1) / ZERO_PIECE, zero_piece, set);
 }
 
 size_t ql_adapters_bytes(const ql_adapters *set)

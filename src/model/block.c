@@ -37,30 +37,6 @@ static void linear_backward(const ql_block_call *call, ql_module module, const f
     ql_mark(call->workers, QL_PART_OTHER);
 }
 
-/* ---- elementwise sums, a row at a time ---- */
-
-typedef struct add_job {
-    size_t d;
-    const float *x;
-    float *y;
-} add_job;
-
-static void add_row(void *ctx, size_t row, size_t worker)
-{
-    const add_job *job = ctx;
-    (void)worker;
-    const float *x = job->x + row * job->d;
-    float *y = job->y + row * job->d;
-    for (size_t i = 0; i < job->d; i++)
-        y[i] += x[i];
-}
-
-static void add_to(float *y, const float *x, size_t m, size_t d, ql_workers *workers)
-{
-    add_job job = {d, x, y};
-    ql_parallel(workers, m, add_row, &job);
-}
-
 /* ---- norms and rope ---- */
 
 static ql_rmsnorm norm_of(const ql_model *model, const float *w, size_t heads, size_t d)
@@ -131,13 +107,13 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
     const ql_block *block = &call->model->blocks[call->index];
     size_t d = call->model->config.hidden_size, f = call->model->config.intermediate_size;
     linear(call, QL_O, saved->att, saved, saved->mid);
-    add_to(saved->mid, saved->x, call->m, d, call->workers);
+    ql_add(call->m * d, saved->x, saved->mid, call->workers);
     block_norm(call, block->post_norm, saved->mid);
     linear(call, QL_GATE, call->pass->norm, saved, saved->gate);
     linear(call, QL_UP, call->pass->norm, saved, saved->up);
     ql_glu_forward(QL_SWIGLU, call->m, f, saved->gate, f, saved->up, f, call->pass->act, f, call->workers);
     linear(call, QL_DOWN, call->pass->act, saved, out);
-    add_to(out, saved->mid, call->m, d, call->workers);
+    ql_add(call->m * d, saved->mid, out, call->workers);
 }
 
 void ql_block_forward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved, float *out)

@@ -117,7 +117,10 @@ void ql_attention_backward(const ql_attention *config, const ql_attention_grads 
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);
 
-/* ---- Activations that wait in bf16 ---- */
+/* ---- Sums, and activations that wait in bf16 ---- */
+
+/* y[count] += x[count], which do not overlap. */
+void ql_add(size_t count, const float *x, float *y, ql_workers *workers);
 
 /* An array in both widths. */
 typedef struct ql_waiting {

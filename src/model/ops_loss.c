@@ -11,9 +11,9 @@
 #include "model/ops_kernels.h"
 #include "quant/matmul.h"
 
-/* Logits live for one chunk of tokens: 32 MB of them, but at least 128 rows, so that enough tokens share the
+/* Logits live for one chunk of tokens: 64 MB of them, but at least 128 rows, so that enough tokens share the
  * decoding of the head (with 152k words 64 rows took a quarter longer), and at most 256. */
-enum { LOGITS_BYTES = 32 << 20, MIN_ROWS = 128, MAX_ROWS = 256 };
+enum { LOGITS_BYTES = 64 << 20, MIN_ROWS = 128, MAX_ROWS = 256, ROWS_STEP = 32 };
 
 typedef struct chunk {
     const ql_loss *loss;
@@ -157,12 +157,24 @@ static void run_chunk(chunk *c, ql_loss_sum *out, ql_workers *workers)
     c->rows = 0;
 }
 
+/* Chunks of about the same size: a small last one would decode the head for few. */
+static size_t even_rows(const ql_loss *loss)
+{
+    size_t most = chunk_rows(loss->head, loss->m), count = 0;
+    for (size_t t = 0; t < loss->m; t++)
+        count += loss->target[t] >= 0;
+    size_t chunks = (count + most - 1) / most;
+    size_t rows = chunks ? (count + chunks - 1) / chunks : 1;
+    rows = (rows + ROWS_STEP - 1) / ROWS_STEP * ROWS_STEP;
+    return rows < most ? rows : most;
+}
+
 ql_loss_sum ql_loss_run(const ql_loss *loss, void *buffer, ql_workers *workers)
 {
     ql_loss_sum out = {.first_bad = loss->m};
     ql_arena arena = {.base = buffer};
     chunk c = carve(&arena, loss->head, loss->m);
-    size_t rows = chunk_rows(loss->head, loss->m);
+    size_t rows = even_rows(loss);
     c.loss = loss;
     c.kernels = ql_ops_select(ql_cpu_features())->rows;
     for (size_t t = 0; t < loss->m; t++) {

@@ -1,9 +1,11 @@
 #include "train/health.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/error.h"
 #include "base/finite.h"
+#include "base/workers.h"
 
 /* Of adapter `index` of the set, as the model's layers go. */
 static const char *name_adapter(const ql_trainer *t, size_t index, char text[QL_LOCATE_BYTES])
@@ -16,19 +18,34 @@ static const char *name_adapter(const ql_trainer *t, size_t index, char text[QL_
     return text;
 }
 
+typedef struct finite_job {
+    const ql_adapters *set;
+    atomic_size_t first_bad;
+} finite_job;
+
+static void check_adapter(void *ctx, size_t index, size_t worker)
+{
+    finite_job *job = ctx;
+    const ql_adapter *a = &job->set->layer[index];
+    (void)worker;
+    if (ql_all_finite_f16(a->a, a->count) && ql_all_finite(a->master_a, a->count))
+        return;
+    size_t known = atomic_load(&job->first_bad);
+    while (index < known && !atomic_compare_exchange_weak(&job->first_bad, &known, index))
+        ;
+}
+
 ql_status ql_health_adapters(const ql_trainer *t, ql_error *err)
 {
-    const ql_adapters *set = t->model->adapters;
+    finite_job job = {.set = t->model->adapters, .first_bad = t->model->adapters->layers};
     char text[QL_LOCATE_BYTES];
-    for (size_t i = 0; i < set->layers; i++) {
-        const ql_adapter *a = &set->layer[i];
-        if (!ql_all_finite_f16(a->a, a->count) || !ql_all_finite(a->master_a, a->count))
-            return ql_fail(err, QL_ERR_VALUE,
-                           "the adapter of %s has numbers that are not finite in FP16: "
-                           "go on from an earlier checkpoint with a lower learning rate",
-                           name_adapter(t, i, text));
-    }
-    return QL_OK;
+    ql_parallel(t->workers, job.set->layers, check_adapter, &job);
+    if (job.first_bad == job.set->layers)
+        return QL_OK;
+    return ql_fail(err, QL_ERR_VALUE,
+                   "the adapter of %s has numbers that are not finite in FP16: "
+                   "go on from an earlier checkpoint with a lower learning rate",
+                   name_adapter(t, job.first_bad, text));
 }
 
 ql_status ql_health_logits(ql_trainer *t, const ql_batch *batch, size_t bad, size_t first, const ql_dropout *dropout,
@@ -64,7 +81,7 @@ ql_status ql_health_gradients(ql_trainer *t, size_t first, size_t count, double 
     for (size_t i = 0; i < count; i++) {
         ql_batch batch = ql_batcher_fill(&t->batcher, t->order, first + i, 1);
         ql_loss_sum loss;
-        ql_adapters_zero_grad(set);
+        ql_adapters_zero_grad(set, t->workers);
         if (ql_pass_run(&t->pass, &batch, 1, NULL, NULL, &loss, t->workers, NULL) || last_bad(set)) {
             snprintf(sample, sizeof sample, "sample %zu", t->order[first + i]);
             break;

@@ -168,7 +168,7 @@ static ql_status accumulate(ql_trainer *t, slice s, ql_step_report *report, ql_e
     double sum = 0;
     report->learned = ql_batcher_learned(&t->batcher, t->order, s.first, s.count);
     ql_mark(t->workers, QL_PART_OPTIMIZER);
-    ql_adapters_zero_grad(t->model->adapters);
+    ql_adapters_zero_grad(t->model->adapters, t->workers);
     ql_mark(t->workers, QL_PART_OTHER);
     for (size_t i = 0; i < micro_batches(t, s); i++) {
         size_t at = i * batch_size, count = s.count - at < batch_size ? s.count - at : batch_size;

@@ -1,9 +1,31 @@
+/* Passes over flat arrays. */
 #include "base/cpu.h"
 #include "base/workers.h"
 #include "model/ops.h"
 #include "model/ops_kernels.h"
 
 enum { PIECE = 1 << 14 }; /* elements */
+
+typedef struct add_job {
+    const ql_row_kernels *kernels;
+    size_t count;
+    const float *x;
+    float *y;
+} add_job;
+
+static void add_piece(void *ctx, size_t index, size_t worker)
+{
+    const add_job *job = ctx;
+    size_t at = index * PIECE;
+    (void)worker;
+    job->kernels->add(job->count - at < PIECE ? job->count - at : PIECE, job->x + at, job->y + at);
+}
+
+void ql_add(size_t count, const float *x, float *y, ql_workers *workers)
+{
+    add_job job = {ql_ops_select(ql_cpu_features())->rows, count, x, y};
+    ql_parallel(workers, (count + PIECE - 1) / PIECE, add_piece, &job);
+}
 
 typedef struct waiting_job {
     const ql_row_kernels *kernels;
