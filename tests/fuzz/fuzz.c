@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "fuzz.h"
 
 #include <fcntl.h>
@@ -71,12 +72,17 @@ static int create(const char *path)
     return fd;
 }
 
+static void write_file(const char *path, const uint8_t *data, size_t size)
+{
+    int fd = create(path);
+    put(fd, data, size);
+    close(fd);
+}
+
 const char *fuzz_file(const char *name, fuzz_part content)
 {
     const char *path = path_of(name);
-    int fd = create(path);
-    put(fd, content.data, content.size);
-    close(fd);
+    write_file(path, content.data, content.size);
     return path;
 }
 
@@ -100,6 +106,38 @@ const char *fuzz_safetensors(const char *name, fuzz_part header, fuzz_part data)
     put(fd, data.data, data.size);
     close(fd);
     return path;
+}
+
+void fuzz_own_read(fuzz_own *own, const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    FUZZ_CHECK(file && (own->size = fread(own->data, 1, sizeof own->data, file)) > 0 && own->size < sizeof own->data);
+    fclose(file);
+}
+
+void fuzz_own_change(fuzz_own *own, const char *path, const uint8_t *changes, size_t size)
+{
+    memcpy(own->changed, own->data, own->size);
+    for (size_t i = 0; i + 2 < size; i += 3)
+        own->changed[(size_t)(changes[i] << 8 | changes[i + 1]) % own->size] = changes[i + 2];
+    write_file(path, own->changed, own->size);
+}
+
+bool fuzz_own_heal(fuzz_own *own, const char *path, const char *message)
+{
+    static const char before[] = " the checksum ", between[] = ", not ";
+    const char *right = strstr(message, before), *wrong = right ? strstr(right, between) : NULL;
+    if (!wrong)
+        return false;
+    right += strlen(before);
+    size_t length = (size_t)(wrong - right);
+    wrong += strlen(between);
+    uint8_t *found = memmem(own->changed, own->size, wrong, strlen(wrong));
+    if (!found || strlen(wrong) != length)
+        return false;
+    memcpy(found, right, length);
+    write_file(path, own->changed, own->size);
+    return true;
 }
 
 static void run(void *self, size_t count, ql_task *task, void *ctx)

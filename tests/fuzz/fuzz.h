@@ -33,6 +33,18 @@ void fuzz_files(const char *const *names, const fuzz_part *parts, size_t count);
 /* A safetensors file whose length in front agrees with its header, so that inputs need not get that right. */
 const char *fuzz_safetensors(const char *name, fuzz_part header, fuzz_part data);
 
+/* A file that this program can write itself, with some bytes changed: two of place and one of value for each. */
+typedef struct fuzz_own {
+    uint8_t data[16384], changed[16384];
+    size_t size; /* 0: not read yet */
+} fuzz_own;
+void fuzz_own_read(fuzz_own *own, const char *path);
+void fuzz_own_change(fuzz_own *own, const char *path, const uint8_t *changes, size_t size);
+
+/* Where the message says "... the checksum X, not Y" puts X in place of Y, so that what the sum protects is read too.
+ * false: it says no such thing. */
+bool fuzz_own_heal(fuzz_own *own, const char *path, const char *message);
+
 /* The caller's own thread. */
 ql_workers *fuzz_workers(void);
 

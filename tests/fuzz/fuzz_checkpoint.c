@@ -1,7 +1,4 @@
 /* A checkpoint, with which a run is to go on: its header and its data, or "P" and changes of the run's own. */
-#include <stdio.h>
-#include <string.h>
-
 #include "fuzz.h"
 #include "qlora/train.h"
 
@@ -32,37 +29,32 @@ static ql_trainer *trainer(void)
     return trainer;
 }
 
-/* The run's own checkpoint with some bytes changed: two of place and one of value for each. */
-static const char *patched(const uint8_t *data, size_t size)
+static ql_status resume(const char *path, ql_error *err)
 {
-    static uint8_t own[8192], copy[sizeof own];
-    static size_t length;
-    if (!length) {
-        const char *path = fuzz_file("run.ckpt", (fuzz_part){own, 0});
-        FUZZ_CHECK(!ql_trainer_save(trainer(), path, NULL));
-        FILE *file = fopen(path, "rb");
-        FUZZ_CHECK(file && (length = fread(own, 1, sizeof own, file)) > 0 && length < sizeof own);
-        fclose(file);
-    }
-    memcpy(copy, own, length);
-    for (size_t i = 0; i + 2 < size; i += 3)
-        copy[(data[i] << 8 | data[i + 1]) % length] = data[i + 2];
-    return fuzz_file("run.ckpt", (fuzz_part){copy, length});
+    ql_step_report report;
+    ql_status status = ql_trainer_resume(trainer(), path, err);
+    if (fuzz_went_well(status, err) && ql_trainer_done(trainer()) < ql_trainer_steps(trainer()))
+        fuzz_went_well(ql_trainer_step(trainer(), &report, err), err);
+    return status;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static fuzz_own own;
     fuzz_part parts[2];
     ql_error err = {0};
-    ql_step_report report;
-    const char *path;
-    fuzz_divide(parts, 2, data, size);
-    if (size && data[0] == 'P')
-        path = patched(data + 1, size - 1);
-    else
-        path = fuzz_safetensors("run.ckpt", parts[0], parts[1]);
-    if (fuzz_went_well(ql_trainer_resume(trainer(), path, &err), &err) &&
-        ql_trainer_done(trainer()) < ql_trainer_steps(trainer()))
-        fuzz_went_well(ql_trainer_step(trainer(), &report, &err), &err);
+    if (!size || data[0] != 'P') {
+        fuzz_divide(parts, 2, data, size);
+        resume(fuzz_safetensors("run.ckpt", parts[0], parts[1]), &err);
+        return 0;
+    }
+    const char *path = fuzz_file("own.ckpt", (fuzz_part){data, 0});
+    if (!own.size) {
+        FUZZ_CHECK(!ql_trainer_save(trainer(), path, NULL));
+        fuzz_own_read(&own, path);
+    }
+    fuzz_own_change(&own, path, data + 1, size - 1);
+    if (resume(path, &err) && fuzz_own_heal(&own, path, err.message))
+        resume(path, &err);
     return 0;
 }

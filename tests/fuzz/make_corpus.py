@@ -431,6 +431,10 @@ def adapters():
     put("adapter", "patterns", {**common, "target_modules": ".*\\.(k_proj|down_proj)", "rank_pattern": {"layers.1.mlp.down_proj": 3},
         "alpha_pattern": {"k_proj": 7.5}, "exclude_modules": ["q_proj"], "init_lora_weights": True},
         *safetensors(tensors(["k_proj", "down_proj"], lambda layer, name: 3 if layer and name == "down_proj" else 2, "BF16")))
+    dora = tensors(["q_proj", "down_proj"], dtype="F16")
+    dora.update({name.replace("lora_B.weight", "lora_magnitude_vector"): (dtype, shape[:1], floats(dtype, shape[0], rng))
+                 for name, (dtype, shape, raw) in list(dora.items()) if "lora_B" in name})
+    put("adapter", "dora", {**common, "use_dora": True, "target_modules": ["q_proj", "down_proj"]}, *safetensors(dora))
     put("adapter", "a-rank-of-thousands", {**common, "r": 65536, "target_modules": ["q_proj"]}, *safetensors(tensors(["q_proj"])))
     put("adapter", "a-costly-pattern", {**common, "target_modules": "(a*)*(a|aa)+(.*)*(.+)+x", "exclude_modules": "((.*)*)*y"},
         *safetensors(tensors(["q_proj"])))
@@ -438,6 +442,9 @@ def adapters():
     states = {name: ("F32", [n], floats("F32", n, rng)) for name in ("master", "moment1", "moment2")}
     put("checkpoint", "another-run", *safetensors(states, {"format": "qlora checkpoint", "version": "1", "done": "3", "of": "6"}))
     put("checkpoint", "as-saved", "P")
+    for letter in "defgh":
+        put("cache", f"as-written-{letter}", letter)
+        put("cache", f"a-number-changed-{letter}", letter.encode() + b"\x10\x40\x01")
     put("checkpoint", "a-number-changed", b"P\x07\x01\x40")
 
 
