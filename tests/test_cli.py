@@ -21,7 +21,7 @@ class Usage(Case):
             page = run(command, "--help")
             self.assertCode(page, 0)
             self.assertEqual(page.err, "")
-            for word in ("Usage: qlora " + command, "Examples:", "--model DIR", "(default nf4)", "Exit status:"):
+            for word in ("Usage: qlora " + command, "Examples:", "--model MODEL", "(default nf4)", "Exit status:"):
                 self.assertIn(word, page.out)
             self.assertEqual(run(command, "--rank", "--help").out, page.out)
             self.assertEqual(run(command, "-h").out, page.out)

@@ -61,7 +61,7 @@ class Config(Case):
                 ("? [a, b]\n: 1", 1, "a key must be a plain word"),
                 ("a: " + "{a: " * 20 + "1" + "}" * 20, 1, "nested too deeply"),
                 (b"data: \xff", 1, "not YAML"),
-                ("rank: 1\nquiet: true", "", "--model DIR is missing")):
+                ("rank: 1\nquiet: true", "", "--model MODEL is missing")):
             path = self.config(text)
             where = f"{path}:{line}: " if line else ""
             self.assertFails(run("finetune", "--config", path), where, message, "See 'qlora finetune --help'.", code=2)

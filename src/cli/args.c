@@ -286,6 +286,11 @@ static int take_operand(cli_args *args, void *values, const char *word)
     return keep(args, values, option, index, word);
 }
 
+bool cli_is_operand(const cli_command *command, const cli_option *option)
+{
+    return command->operand && strcmp(command->operand, option->name) == 0;
+}
+
 bool cli_required(const cli_command *command, const cli_option *option)
 {
     return option->required && (!command->sketch || strcmp(option->name, "model") == 0);
@@ -316,11 +321,10 @@ static int take_all(cli_args *args, void *values, int argc, char **argv)
 static int check_required(const cli_args *args)
 {
     const cli_option *option;
-    const char *operand = args->command->operand;
     for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++) {
         if (args->given[i] || !cli_required(args->command, option))
             continue;
-        if (operand && strcmp(operand, option->name) == 0)
+        if (cli_is_operand(args->command, option))
             return cli_wrong(args->command, "%s is missing: %s", option->metavar, option->help);
         return cli_wrong(args->command, "--%s %s is missing", option->name, option->metavar);
     }

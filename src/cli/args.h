@@ -68,6 +68,7 @@ typedef struct cli_command {
 
 /* The commands, ended by NULL (commands.c). */
 extern const cli_command *const cli_commands[];
+const cli_command *cli_find_command(const char *name); /* or NULL */
 
 /* Fills *args and `values`: defaults, then argv[0 .. argc), then what that leaves open from the YAML file of the
  * option --config where the command has one. False: the run ends now with *status, after --help or after a complaint
@@ -91,6 +92,8 @@ void cli_clean(char *text);
 
 /* Whether the command cannot do without the option. */
 bool cli_required(const cli_command *command, const cli_option *option);
+
+bool cli_is_operand(const cli_command *command, const cli_option *option);
 
 void cli_help(const cli_command *command);
 

@@ -11,15 +11,16 @@
 #define FIELD(name) offsetof(cli_common, name)
 
 const cli_option cli_model_options[] = {
-    {"model", CLI_TEXT, FIELD(model), "DIR", NULL, 0, 0, true, "Input and output",
+    {"model", CLI_TEXT, FIELD(model), "MODEL", NULL, 0, 0, true, "Input and output",
      "Hugging Face folder: config.json, safetensors (one file or shards), tokenizer.json; or a GGUF file"},
     {0},
 };
 
 const cli_option cli_format_options[] = {
-    {"format", CLI_TEXT, FIELD(format), "NAME", "nf4", 0, 0, false, "Base weights",
-     "nf4, fp4, int4, int8, or none (as stored, for plain LoRA); a GGUF file or a bitsandbytes folder that is quantized "
-     "already is used as stored unless this is given"},
+    {"format", CLI_CHOICE, FIELD(format), "nf4|fp4|int4|int8|bnb-nf4|bnb-fp4|bf16|f16|f32|none", "nf4", 0, 0,
+     false, "Base weights",
+     "what the weights are quantized or converted to; none: as stored, for plain LoRA; a GGUF file or a bitsandbytes "
+     "folder that is quantized already is used as stored unless this is given"},
     {"group-size", CLI_SIZE, FIELD(group_size), "N", "64", 32, 4096, false, "Base weights",
      "weights that share a scale: 32, 64, 128 or 256"},
     {"double-quant", CLI_FLAG, FIELD(double_quant), NULL, "yes", 0, 0, false, "Base weights",

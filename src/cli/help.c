@@ -26,16 +26,11 @@ static void print_wrapped(const char *text, size_t at, size_t indent)
     putchar('\n');
 }
 
-static bool is_operand(const cli_command *command, const cli_option *option)
-{
-    return command->operand && strcmp(command->operand, option->name) == 0;
-}
-
 static void print_option(const cli_command *command, const cli_option *option)
 {
     char left[128], right[512];
     bool flag = option->kind == CLI_FLAG;
-    int used = is_operand(command, option)
+    int used = cli_is_operand(command, option)
                    ? snprintf(left, sizeof left, "  %s", option->metavar)
                    : snprintf(left, sizeof left, "  --%s%s%s%s", cli_on_by_default(option) ? "no-" : "", option->name,
                               flag ? "" : " ", flag ? "" : option->metavar);
@@ -56,7 +51,7 @@ void cli_help(const cli_command *command)
     const cli_option *option;
     printf("Usage: qlora %s", command->name);
     for (size_t i = 0; (option = cli_option_at(command, i)) != NULL; i++)
-        if (is_operand(command, option))
+        if (cli_is_operand(command, option))
             printf(cli_required(command, option) ? " %s" : " [%s]", option->metavar);
         else if (cli_required(command, option))
             printf(" --%s %s", option->name, option->metavar);

@@ -14,14 +14,6 @@ static const char *command_name(const void *ctx, size_t index)
     return cli_commands[index] ? cli_commands[index]->name : NULL;
 }
 
-static const cli_command *find(const char *name)
-{
-    for (size_t i = 0; cli_commands[i]; i++)
-        if (strcmp(name, cli_commands[i]->name) == 0)
-            return cli_commands[i];
-    return NULL;
-}
-
 static void help(FILE *out)
 {
     fprintf(out, "Usage: qlora COMMAND [options]\n\nQLoRA fine-tuning of language models on the CPU.\n\nCommands:\n");
@@ -78,13 +70,13 @@ static bool is_help(const char *word)
 /* argv[0] is the command's name; "help finetune" is "finetune --help". */
 static int dispatch(int argc, char **argv)
 {
-    const cli_command *command = find(argv[0]);
+    const cli_command *command = cli_find_command(argv[0]);
     if (command)
         return run(command, argc - 1, argv + 1);
     if (is_help(argv[0]) && argc == 1) {
         help(stdout);
     } else if (is_help(argv[0])) {
-        command = find(argv[1]);
+        command = cli_find_command(argv[1]);
         if (!command)
             return unknown(argv[1]);
         cli_help(command);
