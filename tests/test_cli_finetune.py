@@ -36,7 +36,8 @@ class Training(Case):
     def test_every_way_to_train(self):
         for i, words in enumerate((["--format", "none"], ["--format", "int8", "--no-double-quant"],
                                    ["--format", "fp4", "--group-size", 32], ["--rslora", "--rank", 3, "--alpha", 6],
-                                   ["--target-modules", "q_proj,v_proj"], ["--dropout", 0.1], ["--recompute"],
+                                   ["--target-modules", "q_proj,v_proj"], ["--dropout", 0.1], ["--dora"],
+                                   ["--init", "gaussian"], ["--init", "pissa"], ["--init", "loftq", "--format", "int4"], ["--recompute"],
                                    ["--schedule", "linear", "--warmup-ratio", 0.5, "--weight-decay", 0.1],
                                    ["--batch-size", 2, "--grad-accum", 3, "--max-grad-norm", 0])):
             done = self.finetune(f"way{i}", "--steps", 4, "--json", *words)

@@ -65,22 +65,23 @@ class Resume(Case):
 
     def test_interrupted(self):
         """The command that Ctrl-C prints ends with the adapter of a run that was never stopped."""
-        self.assertCode(run(*self.words("straight", "--epochs", 15.3)), 0)
-        out = "it's stopped"
-        going = start(*map(str, self.words(out, "--epochs", 15.3)))
-        self.assertTrue(self.wait_for_a_step(going))
-        going.send_signal(signal.SIGINT)
-        text, error = going.communicate()
-        self.assertEqual(going.returncode, 0, error)
-        self.assertEqual(set(contents(self.dir / out)), RESULT | {CHECKPOINT})
-        command = [line for line in error.decode().splitlines() if line.startswith("  qlora finetune ")]
-        words = shlex.split(command[0])[1:]
-        self.assertEqual(words[-1], "--resume")
-        done = int(metadata(self.dir / out / CHECKPOINT)["done"])
-        report = run(*words, "--json").json()
-        self.assertEqual(report["resumed_at"], done)
-        self.assertEqual(adapter(self.dir / out), adapter(self.dir / "straight"))
-        self.assertNotIn(CHECKPOINT, contents(self.dir / out))
+        for name, more in (("plain", []), ("pissa", ["--init", "pissa"])):
+            self.assertCode(run(*self.words("straight-" + name, "--epochs", 15.3, *more)), 0)
+            out = "it's stopped " + name
+            going = start(*map(str, self.words(out, "--epochs", 15.3, *more)))
+            self.assertTrue(self.wait_for_a_step(going))
+            going.send_signal(signal.SIGINT)
+            text, error = going.communicate()
+            self.assertEqual(going.returncode, 0, error)
+            self.assertEqual(set(contents(self.dir / out)), RESULT | {CHECKPOINT})
+            command = [line for line in error.decode().splitlines() if line.startswith("  qlora finetune ")]
+            words = shlex.split(command[0])[1:]
+            self.assertEqual(words[-1], "--resume")
+            done = int(metadata(self.dir / out / CHECKPOINT)["done"])
+            report = run(*words, "--json").json()
+            self.assertEqual(report["resumed_at"], done)
+            self.assertEqual(adapter(self.dir / out), adapter(self.dir / ("straight-" + name)))
+            self.assertNotIn(CHECKPOINT, contents(self.dir / out))
 
     def test_refusals(self):
         words = self.words("refused", "--steps", 100000, "--save-every", 0)
