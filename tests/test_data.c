@@ -321,7 +321,7 @@ START_TEST(wrong_files_say_where)
          "bytes.txt:1: byte 4 of the file (0xFF)", QL_ERR_FORMAT},
         {"blank.txt", " \n\t\n", "white space", QL_ERR_FORMAT},
         {"one.txt", "a", "nothing to learn", QL_ERR_FORMAT},
-        {"tool.jsonl", "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", "role \"tool\"", QL_ERR_ARG},
+        {"tool.jsonl", "{\"messages\":[{\"role\":\"helper\",\"content\":\"a\"}]}", "role \"helper\"", QL_ERR_ARG},
         {"null.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "content", QL_ERR_FORMAT},
         {"bytes.jsonl", "{\"text\":\"a\xff\"}", "bytes.jsonl:1", QL_ERR_FORMAT},
     };

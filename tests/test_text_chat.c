@@ -185,7 +185,7 @@ static ql_tokenizer *open_with_template(const char *value)
         BYTE_VOCAB);
     write_string(folder, "tokenizer.json", json);
     if (value) {
-        snprintf(json, sizeof json, "{\"bos_token\":\"<s>\",\"chat_template\":%s}", value);
+        snprintf(json, sizeof json, "{\"bos_token\":\"<s>\",\"eos_token\":\"<s>\",\"chat_template\":%s}", value);
         write_string(folder, "tokenizer_config.json", json);
     }
     ck_assert_ok(ql_tokenizer_open(&t, folder, &err), &err);
@@ -204,64 +204,143 @@ static void assert_renders(const char *jinja, const ql_message *messages, size_t
     ql_tokenizer_close(t);
 }
 
-START_TEST(templates_are_recognized_by_their_marks)
+START_TEST(the_default_one_of_several_templates_is_used)
 {
-    const ql_message one[] = {M("user", "x")}, two[] = {M("system", "y "), M("user", "x")};
-    /* Qwen2's default system message, with a newline as Jinja's escape and as itself. */
-    assert_renders("\"{{ '<|im_start|>system\\\\nBe good.<|im_end|>\\\\n' }}{{ '<|im_start|>' + role }}\"", one, 1,
-                   "<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n");
-    assert_renders("\"{{ '<|im_start|>system\\nBe good.<|im_end|>\\n' }}\"", one, 1,
-                   "<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n");
+    const ql_message one[] = {M("user", "x")};
     assert_renders("[{\"name\":\"tool_use\",\"template\":\"?\"},{\"name\":\"default\",\"template\":"
-                   "\"{{bos_token}}<|im_start|> <|im_end|>\"}]",
-                   one, 1, "<s><|im_start|>user\nx<|im_end|>\n");
-    assert_renders(
-        "\"<|start_header_id|> <|end_header_id|> <|eot_id|> Cutting Knowledge Date: December 2023\"", two, 2,
-        "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul "
-        "2024\n\ny<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nx<|eot_id|>");
+                   "\"{{bos_token}}{{messages[0].role}}:{{messages[0].content}}\\n\\n\"}]",
+                   one, 1, "<s>user:x\n");
 }
 END_TEST
 
-/* As Qwen3's own template renders them. */
-START_TEST(thoughts_stay_with_the_last_answer)
-{
-    static const char jinja[] = "\"<|im_start|> <|im_end|> ns.last_query_index <think>\"";
-    const ql_message early[] = {M("user", "a"), M("assistant", "<think>\nhm\n</think>\n\nb"), M("user", "c"),
-                                M("assistant", "\nd")};
-    const ql_message late[] = {M("user", "a"), M("assistant", "<think>\nhm\n</think>\n\nb")};
-    const ql_message none[] = {M("assistant", "b")};
-    assert_renders(jinja, early, 4,
-                   "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n"
-                   "<|im_start|>assistant\n<think>\n\n</think>\n\nd<|im_end|>\n");
-    assert_renders(jinja, late, 2,
-                   "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nb<|im_end|>\n");
-    assert_renders(jinja, none, 1, "<|im_start|>assistant\nb<|im_end|>\n");
-}
-END_TEST
+/* A template that shows thoughts of answers behind the last question only, as Qwen3's does. */
+static const char thinking[] =
+    "\"{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.index0 > ns.last "
+    "%}"
+    "({{ m.reasoning_content | default('', true) }}){% endif %}{{ m.content }}<s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}\"";
 
-START_TEST(unknown_templates_and_roles_are_errors)
+/* The learned bytes of a rendering, a bar where they are interrupted. */
+static const char *learned_text(const ql_chat *chat)
 {
-    static const char *const unknown[] = {NULL, "\"[INST] {{x}} [/INST]\"", "\"<start_of_turn>\"",
-                                          "\"<|user|> <|assistant|> <|end|> eos_token\""};
-    const ql_message one[] = {M("user", "x")}, tool[] = {M("user", "x"), M("tool", "y")},
-                     swapped[] = {M("assistant", "x"), M("user", "y")}, alone[] = {M("system", "x")};
+    static char text[1024];
+    size_t used = 0;
+    for (size_t i = 0; i < chat->count; i++) {
+        const ql_chat_piece *p = &chat->pieces[i];
+        if (p->learn)
+            used += (size_t)sprintf(text + used, "%.*s", (int)(p->end - p->begin), chat->text.data + p->begin);
+        else if (used && text[used - 1] != '|')
+            text[used++] = '|';
+    }
+    text[used] = 0;
+    return text;
+}
+
+static void assert_learns(const char *jinja, const ql_message *messages, size_t count, const char *wanted,
+                          size_t unstable)
+{
+    ql_tokenizer *t = open_with_template(jinja);
     ql_error err = {0};
     ql_chat chat = {0};
-    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
-        ql_tokenizer *t = open_with_template(unknown[i]);
-        ck_assert_fails(ql_chat_render(t, NULL, one, 1, false, &chat, &err), QL_ERR_UNSUPPORTED, &err,
-                        "--chat-template: chatml, llama2, llama3, zephyr");
+    ck_assert_ok(ql_chat_render(t, NULL, messages, count, false, &chat, &err), &err);
+    ck_assert_str_eq(learned_text(&chat), wanted);
+    ck_assert_uint_eq(chat.unstable, unstable);
+    ql_chat_free(&chat);
+    ql_tokenizer_close(t);
+}
+
+/* <s> is the end token of these models. */
+START_TEST(answers_are_learned_from_their_prompt_to_their_end)
+{
+    const ql_message two[] = {M("user", "a"), M("assistant", "b"), M("user", "c"), M("assistant", "d")};
+    const ql_message twice[] = {M("user", "a"), M("assistant", "b"), M("assistant", "")};
+    const ql_message first[] = {M("assistant", "b"), M("user", "a")};
+    assert_learns(thinking, two, 4, "b<s>|()d<s>", 0);
+    assert_learns(thinking, twice, 3, "()b<s>|()<s>", 0);
+    assert_learns(thinking, first, 2, "b<s>|", 0);
+    /* a template that prompts with nothing: the model is to write the header too */
+    assert_learns("\"{% for m in messages %}{{ m.role }}={{ m.content }} <s>{% endfor %}\"", two, 4,
+                  "assistant=b <s>|assistant=d <s>", 0);
+    /* what stands behind the end is not learned, and without an end nothing but the words is */
+    assert_learns("\"{% for m in messages %}{{ m.content }}<s>\\n{% endfor %}\"", two, 4, "b<s>|d<s>|", 0);
+    assert_learns("\"{% for m in messages %}[{{ m.content }}]{% endfor %}\"", two, 4, "[b|[d|", 0);
+}
+END_TEST
+
+START_TEST(what_the_template_marks_is_learned)
+{
+    const ql_message two[] = {M("user", "a"), M("assistant", "b"), M("user", "c"), M("assistant", "d")};
+    assert_learns(
+        "\"{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content }}!{% endgeneration %}"
+        "{% else %}{{ m.content }}{% endif %};{% endfor %}\"",
+        two, 4, "b!|d!|", 0);
+}
+END_TEST
+
+/* The system turn moves to the last question, as in Mistral's templates: the first answer has another prompt. */
+START_TEST(templates_that_are_not_prefix_stable_are_found)
+{
+    const ql_message chat[] = {M("system", "s"), M("user", "a"), M("assistant", "b"), M("user", "c"),
+                               M("assistant", "d")};
+    assert_learns(
+        "\"{% for m in messages[1:] %}{% if m.role == 'user' %}{% if loop.index0 == (loop.length - 1) // 2 * 2 %}"
+        "{{ messages[0].content }}/{% endif %}{{ m.content }}>{% else %}{{ m.content }}<s>{% endif %}{% endfor %}\"",
+        chat, 5, "b<s>|d<s>", 1);
+}
+END_TEST
+
+START_TEST(wrong_templates_and_roles_are_errors)
+{
+    const ql_message one[] = {M("user", "x")}, tool[] = {M("user", "x"), M("helper", "y")},
+                     swapped[] = {M("assistant", "x"), M("user", "y")}, alone[] = {M("system", "x")},
+                     broken[] = {M("user", "\xff")};
+    static const struct {
+        const char *jinja, *words;
+        ql_status status;
+    } wrong[] = {
+        {NULL, "--chat-template: chatml, llama2, llama3, zephyr", QL_ERR_UNSUPPORTED},
+        {"\"\\n{% include 'x' %}\"", "chat template:2: the tag \"include\" is not supported", QL_ERR_UNSUPPORTED},
+        {"\"{{ messages[0].content | frobnicate }}\"", "the filter \"frobnicate\" is not supported",
+         QL_ERR_UNSUPPORTED},
+        {"\"{{ raise_exception('no ' ~ messages[0].role) }}\"", "the template refuses this chat: no user", QL_ERR_ARG},
+        {"\"{{ messages[0].contents + 'x' }}\"", "\"contents\" is undefined", QL_ERR_ARG},
+    };
+    ql_error err = {0};
+    ql_chat chat = {0};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        ql_tokenizer *t = open_with_template(wrong[i].jinja);
+        ck_assert_fails(ql_chat_render(t, NULL, one, 1, false, &chat, &err), wrong[i].status, &err, wrong[i].words);
         ck_assert_ptr_null(chat.text.data);
         ql_tokenizer_close(t);
     }
     ql_tokenizer *t = open_with_template(NULL);
     ck_assert_fails(ql_chat_render(t, "vicuna", one, 1, false, &chat, &err), QL_ERR_UNSUPPORTED, &err, "vicuna");
-    ck_assert_fails(ql_chat_render(t, "chatml", tool, 2, false, &chat, &err), QL_ERR_ARG, &err, "role \"tool\"");
-    ck_assert_fails(ql_chat_render(t, "llama2", swapped, 2, false, &chat, &err), QL_ERR_ARG, &err, "messages[0]");
+    ck_assert_fails(ql_chat_render(t, "chatml", tool, 2, false, &chat, &err), QL_ERR_ARG, &err, "role \"helper\"");
+    ck_assert_fails(ql_chat_render(t, "llama2", swapped, 2, false, &chat, &err), QL_ERR_ARG, &err, "take turns");
     ck_assert_fails(ql_chat_render(t, "llama2", alone, 1, false, &chat, &err), QL_ERR_ARG, &err,
                     "system message alone");
     ck_assert_fails(ql_chat_render(t, "chatml", one, 0, false, &chat, &err), QL_ERR_ARG, &err, "without messages");
+    ck_assert_fails(ql_chat_render(t, "chatml", broken, 1, false, &chat, &err), QL_ERR_FORMAT, &err, "messages[0]");
     ql_tokenizer_close(t);
+}
+END_TEST
+
+/* A Jinja file in place of the model's template. */
+START_TEST(a_file_can_be_the_template)
+{
+    char *folder = test_folder(), path[1200];
+    const ql_message one[] = {M("user", "x")};
+    ql_tokenizer *t = open_with_template(NULL);
+    ql_error err = {0};
+    ql_chat chat = {0};
+    write_string(folder, "mine.jinja", "{% for m in messages %}<{{ m.content }}>{% endfor %}\n");
+    snprintf(path, sizeof path, "%s/mine.jinja", folder);
+    ck_assert_ok(ql_chat_render(t, path, one, 1, false, &chat, &err), &err);
+    ck_assert_str_eq(chat.text.data, "<x>");
+    ql_chat_free(&chat);
+    ql_tokenizer_close(t);
+    test_folder_remove(folder);
 }
 END_TEST
 
@@ -275,9 +354,12 @@ int main(void)
     tcase_add_test(tests, assistants_words_and_end_tokens_are_learned);
     tcase_add_test(tests, words_cannot_forge_special_tokens);
     tcase_add_test(tests, prompts_are_prefixes_of_training);
-    tcase_add_test(tests, templates_are_recognized_by_their_marks);
-    tcase_add_test(tests, thoughts_stay_with_the_last_answer);
-    tcase_add_test(tests, unknown_templates_and_roles_are_errors);
+    tcase_add_test(tests, the_default_one_of_several_templates_is_used);
+    tcase_add_test(tests, answers_are_learned_from_their_prompt_to_their_end);
+    tcase_add_test(tests, what_the_template_marks_is_learned);
+    tcase_add_test(tests, templates_that_are_not_prefix_stable_are_found);
+    tcase_add_test(tests, wrong_templates_and_roles_are_errors);
+    tcase_add_test(tests, a_file_can_be_the_template);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }

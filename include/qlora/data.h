@@ -63,7 +63,9 @@ typedef struct ql_dataset ql_dataset;
  * JSON lines, an object a line, blank lines ignored; the keys of the first one say which kind:
  *   {"text": ...}                    a document: BOS if any, the text, EOS; all of it is learned
  *   {"prompt": ..., "completion": ...}  the completion and an EOS are learned
- *   {"messages": [{"role": ..., "content": ...}, ...]}  every turn of the assistant with its end token is learned
+ *   {"messages": [{"role": ..., "content": ...}, ...]}  every answer of the assistant with its end token is learned.
+ *     Messages may have "tool_calls" and "reasoning_content"; beside them may stand "tools" (a list, or a string that
+ *     holds one), "documents", and "chat_template_kwargs" (more variables of the template: {"enable_thinking": false})
  * Samples are cut after T + 1 tokens, and counted. Special tokens spelled out in a text, prompt or completion are
  * recognized, in messages they are not.
  *

@@ -84,12 +84,12 @@ QL_API const char *ql_tokenizer_token(const ql_tokenizer *tokenizer, int32_t id)
 QL_API int32_t ql_tokenizer_id(const ql_tokenizer *tokenizer, const char *token);
 
 /* The ids that end an answer: EOS, every eos_token_id of generation_config.json and config.json, and the
- * known ends of a turn ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"). Belongs to the tokenizer. */
+ * known ends of a turn ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", ...). Belongs to the tokenizer. */
 QL_API const int32_t *ql_tokenizer_ends(const ql_tokenizer *tokenizer, size_t *count);
 QL_API bool ql_tokenizer_is_end(const ql_tokenizer *tokenizer, int32_t id);
 
-/* One turn of a chat; content need not end in a NUL. Roles: "system" (the first turn only, except in
- * chatml, llama3 and zephyr), "user", "assistant". */
+/* One turn of a chat; content need not end in a NUL. The role is "system", "developer", "user", "assistant", "tool", or
+ * one that the model's template speaks of. */
 typedef struct ql_message {
     const char *role;
     const char *content;
@@ -100,30 +100,33 @@ typedef struct ql_message {
 typedef struct ql_chat_piece {
     size_t begin, end; /* bytes of the text; the pieces follow each other without gaps */
     bool literal;      /* somebody's words: special tokens in it are not recognized */
-    bool learn;        /* part of an assistant's turn: its words and its end token */
+    bool learn;        /* part of an answer: what follows the prompt for it, up to its end token */
 } ql_chat_piece;
 
 typedef struct ql_chat {
     ql_text text;
     ql_chat_piece *pieces;
     size_t count, capacity;
+    size_t unstable; /* answers that stand behind another text than the template would have prompted with: it is not
+                      * prefix-stable for this chat. Their words and end tokens are learned all the same. */
 } ql_chat;
 
 QL_API void ql_chat_free(ql_chat *chat); /* leaves it empty */
 
-/* The names of the known chat templates, comma-separated: "chatml, llama2, llama3, zephyr". */
+/* The names of the templates that are known by name, comma-separated: "chatml, llama2, llama3, zephyr". */
 QL_API const char *ql_chat_template_names(void);
 
-/* Renders messages[count] as the model's own chat template does, or as the template called `name`
- * when that is not NULL; with add_prompt the header of an answer to come is put at the end. The
- * model's template is recognized by its markers, not run. A default system message that it holds
- * (Qwen2.5) is added as it would. *chat must be empty; caller owns what it gets. QL_ERR_UNSUPPORTED
- * when the template is not known, naming what to pass; QL_ERR_ARG for a role that it does not know. */
-QL_API ql_status ql_chat_render(const ql_tokenizer *tokenizer, const char *name, const ql_message *messages,
-                                size_t count, bool add_prompt, ql_chat *chat, ql_error *err);
+/* Renders messages[count] with the model's own chat template, run as Hugging Face's transformers runs it, or, when
+ * `name` is not NULL, with the known template of that name or the Jinja file at that path; with add_prompt the header
+ * of an answer to come is put at the end. What is learned is what the template puts into {% generation %}, or else each
+ * answer from where its prompt ends to its end token. Dates are those of SOURCE_DATE_EPOCH, or 26 July 2024, so that a
+ * run can be repeated. *chat must be empty; caller owns what it gets. QL_ERR_UNSUPPORTED names a construct of the
+ * template that is not supported, and its line; QL_ERR_ARG when the template refuses the chat. */
+QL_API ql_status ql_chat_render(ql_tokenizer *tokenizer, const char *name, const ql_message *messages, size_t count,
+                                bool add_prompt, ql_chat *chat, ql_error *err);
 
 /* The same as token ids, appended to *ids. When learn is not NULL it must have held one byte for each id in
- * *ids; it grows with them: 1 where the token belongs to an assistant's turn, 0 elsewhere. Any BOS is in it.
+ * *ids; it grows with them: 1 where the token belongs to an answer, 0 elsewhere. Any BOS is in it.
  * A prompt and its answer are encoded apart, as they are when the model answers. */
 typedef struct ql_marks {
     uint8_t *data;

@@ -36,7 +36,7 @@ const cli_option cli_data_options[] = {
     {"seq-len", CLI_SIZE, FIELD(seq_len), "N", "512", 1, 1 << 20, false, "Data",
      "tokens of a sample at most; text is packed to this length, longer JSON lines are cut and counted"},
     {"chat-template", CLI_TEXT, FIELD(chat_template), "NAME", NULL, 0, 0, false, "Data",
-     "chatml, llama2, llama3 or zephyr, when the model's own template is not known"},
+     "chatml, llama2, llama3, zephyr or a Jinja file, in place of the model's own template"},
     {"train-on-inputs", CLI_FLAG, FIELD(train_on_inputs), NULL, "no", 0, 0, false, "Data",
      "count prompts and user turns in the loss too, not only completions and answers"},
     {0},

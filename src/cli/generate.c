@@ -29,7 +29,7 @@ static const cli_option own_options[] = {
      "the prompt is a user's message, in the model's chat template"},
     {"system", CLI_TEXT, FIELD(system), "TEXT", NULL, 0, 0, false, FILES, "with --chat: the system message"},
     {"chat-template", CLI_TEXT, FIELD(common.chat_template), "NAME", NULL, 0, 0, false, FILES,
-     "chatml, llama2, llama3 or zephyr, when the model's own template is not known"},
+     "chatml, llama2, llama3, zephyr or a Jinja file, in place of the model's own template"},
     {"max-tokens", CLI_SIZE, FIELD(max_tokens), "N", "256", 1, 1 << 20, false, TEXT, "tokens to make at most"},
     {"temperature", CLI_REAL, FIELD(temperature), "X", "0.8", 0, 100, false, TEXT, "0: always the likeliest token"},
     {"top-p", CLI_REAL, FIELD(top_p), "P", "0.95", 0, 1, false, TEXT, "choose among the likeliest that sum to P"},

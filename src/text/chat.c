@@ -1,143 +1,275 @@
-/* Which template a chat is rendered with, and its way into tokens. */
+/* Chats: which template renders them, and what it is given. */
+#define _GNU_SOURCE
 #include "text/chat.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "io/path.h"
 #include "text/grow.h"
 #include "text/tokenizer.h"
 
-static const struct {
-    const char *name;
-    ql_template_render *render;
-    const char *marks[3]; /* all of them are in a template of this kind */
-    const char *never;    /* and this is not */
-} templates[] = {
-    {"chatml", ql_render_chatml, {"<|im_start|>", "<|im_end|>", ""}, NULL},
-    {"llama2", ql_render_llama2, {"[INST]", "<<SYS>>", "[/INST]"}, NULL},
-    {"llama3", ql_render_llama3, {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, NULL},
-    {"zephyr", ql_render_zephyr, {"<|user|>", "<|assistant|>", "eos_token"}, "<|end|>"},
-};
-enum { TEMPLATES = sizeof templates / sizeof *templates };
-
-const char *ql_chat_template_names(void)
+bool ql_chat_answers(const char *role)
 {
-    return "chatml, llama2, llama3, zephyr";
+    return strcmp(role, "assistant") == 0 || strcmp(role, "model") == 0;
 }
 
-static bool recognized(const char *text, size_t i)
+static ql_status no_memory(ql_error *err)
 {
-    for (int m = 0; m < 3; m++)
-        if (!strstr(text, templates[i].marks[m]))
-            return false;
-    return !templates[i].never || !strstr(text, templates[i].never);
+    return ql_fail(err, QL_ERR_MEMORY, "chat: out of memory");
 }
 
-static ql_status choose(const ql_tokenizer *t, const char *name, size_t *chosen, ql_error *err)
+static ql_status parse_file(ql_jinja **out, const char *path, ql_error *err)
 {
-    for (*chosen = 0; *chosen < TEMPLATES; ++*chosen)
-        if (name ? strcmp(name, templates[*chosen].name) == 0
-                 : t->chat_template && recognized(t->chat_template, *chosen))
-            return QL_OK;
-    if (name)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "chat template \"%s\" is not known; known: %s", name,
-                       ql_chat_template_names());
-    return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s; name one with --chat-template: %s", t->folder,
-                   t->chat_template ? "its chat template is none of the known ones"
-                                    : "the model has no chat template (tokenizer_config.json: chat_template)",
+    ql_map map = {0};
+    ql_status status = ql_map_open(&map, path, err);
+    if (!status)
+        status = ql_jinja_open(out, path, (const char *)map.data, map.size, err);
+    ql_map_close(&map);
+    return status;
+}
+
+/* The model's template for chats with or without tools. */
+static ql_status parse_own(const ql_tokenizer *t, bool tools, ql_jinja **out, ql_error *err)
+{
+    const char *text = tools && t->tool_template ? t->tool_template : t->chat_template;
+    if (!text)
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "%s: the model has no chat template (tokenizer_config.json: chat_template); name one with "
+                       "--chat-template: %s, or a file",
+                       t->folder, ql_chat_template_names());
+    char *name = NULL;
+    if (asprintf(&name, "%s: chat template", t->folder) < 0)
+        return no_memory(err);
+    ql_status status = ql_jinja_open(out, name, text, strlen(text), err);
+    free(name);
+    return status;
+}
+
+static ql_status parse(const ql_tokenizer *t, const char *name, bool tools, ql_jinja **out, ql_error *err)
+{
+    const char *known = name ? ql_chat_template_named(name) : NULL;
+    if (!name)
+        return parse_own(t, tools, out, err);
+    if (known)
+        return ql_jinja_open(out, name, known, strlen(known), err);
+    if (ql_path_is_file(name))
+        return parse_file(out, name, err);
+    return ql_fail(err, QL_ERR_UNSUPPORTED, "chat template \"%s\" is neither known (%s) nor a file", name,
                    ql_chat_template_names());
 }
 
-static ql_status check_messages(const ql_message *messages, size_t count, ql_error *err)
+/* The template, parsed once for all chats that ask for it. */
+static ql_status choose(ql_tokenizer *t, const char *name, bool tools, const ql_jinja **jinja, ql_error *err)
 {
-    static const char *const roles[] = {"system", "user", "assistant"};
-    if (!count)
-        return ql_fail(err, QL_ERR_ARG, "a chat without messages");
-    for (size_t i = 0; i < count; i++) {
-        size_t role = 0;
-        while (role < 3 && strcmp(messages[i].role, roles[role]) != 0)
-            role++;
-        if (role == 3)
-            return ql_fail(err, QL_ERR_ARG,
-                           "messages[%zu]: role \"%.40s\" is not known; known: system, user, assistant", i,
-                           messages[i].role);
+    ql_parsed_template *kept = &t->parsed[tools];
+    ql_status status = QL_OK;
+    bool same = kept->jinja && (name ? kept->name && strcmp(name, kept->name) == 0 : !kept->name);
+    if (!same) {
+        ql_jinja_close(kept->jinja);
+        free(kept->name);
+        *kept = (ql_parsed_template){0};
+        if (name && !(kept->name = strdup(name)))
+            return no_memory(err);
+        status = parse(t, name, tools, &kept->jinja, err);
     }
-    return QL_OK;
+    *jinja = kept->jinja;
+    return status;
 }
 
-ql_status ql_chat_render(const ql_tokenizer *tokenizer, const char *name, const ql_message *messages, size_t count,
-                         bool add_prompt, ql_chat *chat, ql_error *err)
+/* Roles are known, or the template speaks of them. */
+static ql_status check_role(const ql_tokenizer *t, const char *name, const json_t *message, size_t index, ql_error *err)
 {
-    size_t chosen;
-    ql_status status = choose(tokenizer, name, &chosen, err);
+    static const char known[] = " system developer user assistant model tool function ipython ";
+    const char *role = json_string_value(json_object_get(message, "role"));
+    size_t length = role ? strlen(role) : 0;
+    const char *found = role && length && !strchr(role, ' ') ? strstr(known, role) : NULL;
+    while (found && (found[-1] != ' ' || found[length] != ' '))
+        found = strstr(found + 1, role);
+    bool spoken = !name && t->chat_template && length && length < 40 &&
+                  strspn(role, "abcdefghijklmnopqrstuvwxyz_-") == length && strstr(t->chat_template, role);
+    if (found || spoken)
+        return QL_OK;
+    if (!role)
+        return ql_fail(err, QL_ERR_ARG, "messages[%zu]: no role", index);
+    return ql_fail(err, QL_ERR_ARG,
+                   "messages[%zu]: role \"%.40s\" is not known; known: system, developer, user, assistant, tool", index,
+                   role);
+}
+
+static ql_status check_messages(const ql_tokenizer *t, const char *name, const json_t *messages, ql_error *err)
+{
+    size_t count = json_array_size(messages);
+    ql_status status = QL_OK;
+    if (!count)
+        return ql_fail(err, QL_ERR_ARG, "a chat without messages");
+    if (count > QL_J_MAX_MESSAGES)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "a chat of %zu messages; the most are %d", count, QL_J_MAX_MESSAGES);
+    for (size_t i = 0; i < count && !status; i++)
+        status = check_role(t, name, json_array_get(messages, i), i, err);
+    return status;
+}
+
+/* A message as templates see it: its role is no words of somebody, and thoughts go by all of their names. */
+static ql_jvalue message_of(ql_jrun *run, const json_t *json, size_t index)
+{
+    static const char *const thoughts[] = {"reasoning_content", "thinking", "reasoning"};
+    ql_jvalue message = ql_jvalue_of_json(run, json, (uint16_t)(index + 1));
+    ql_jvalue role = ql_jvalue_of_json(run, json_object_get(json, "role"), 0);
+    const ql_jvalue *thought = NULL;
+    ql_jput(run, message.dict, ql_jtextual(ql_jstring("role")), role);
+    for (size_t i = 0; i < 3 && !thought; i++) {
+        thought = ql_jfind_named(run, message.dict, thoughts[i]);
+        thought = thought && thought->kind == QL_J_NONE ? NULL : thought;
+    }
+    if (!thought)
+        return message;
+    ql_jvalue value = *thought;
+    ql_jput(run, message.dict, ql_jtextual(ql_jstring("reasoning_content")), value);
+    if (!ql_jfind_named(run, message.dict, "thinking"))
+        ql_jput(run, message.dict, ql_jtextual(ql_jstring("thinking")), value);
+    return message;
+}
+
+typedef struct rendering {
+    const ql_tokenizer *tokenizer;
+    const ql_jinja *jinja;
+    const ql_chat_source *source;
+    bool add_prompt;
+    ql_chat *chat;
+} rendering;
+
+static void put_token(ql_jrun *run, const rendering *r, ql_jdict *variables, const char *name, int32_t id)
+{
+    const char *text = ql_tokenizer_token(r->tokenizer, id);
+    if (text)
+        ql_jput(run, variables, ql_jtextual(ql_jstring(name)), ql_jtextual(ql_jstring(text)));
+}
+
+static ql_jdict *variables_of(ql_jrun *run, const rendering *r)
+{
+    ql_jdict *variables = ql_jdict_new(run);
+    const ql_tokenizer *t = r->tokenizer;
+    const char *key;
+    json_t *value;
+    put_token(run, r, variables, "bos_token", t->bos);
+    put_token(run, r, variables, "eos_token", t->eos);
+    put_token(run, r, variables, "pad_token", t->pad);
+    put_token(run, r, variables, "unk_token", t->unk);
+    ql_jput(run, variables, ql_jtextual(ql_jstring("tools")), ql_jvalue_of_json(run, r->source->tools, QL_J_DATA));
+    ql_jput(run, variables, ql_jtextual(ql_jstring("documents")),
+            ql_jvalue_of_json(run, r->source->documents, QL_J_DATA));
+    json_object_foreach((json_t *)r->source->settings, key, value)
+        ql_jput(run, variables, ql_jtextual(ql_jstring(key)), ql_jvalue_of_json(run, value, QL_J_DATA));
+    return variables;
+}
+
+/* Cuts the text into pieces where who wrote it or what is learned changes. */
+static bool cut(const ql_chat_marks *marks, ql_chat *chat)
+{
+    ql_jtext text = marks->output.text;
+    if (!ql_text_add(&chat->text, text.data, text.length))
+        return false;
+    for (size_t at = 0, end; at < text.length; at = end) {
+        ql_chat_piece piece = {at, 0, text.origin[at] != 0, marks->learn[at]};
+        for (end = at;
+             end < text.length && (text.origin[end] != 0) == piece.literal && marks->learn[end] == piece.learn;)
+            end++;
+        piece.end = end;
+        if (!ql_grow((void **)&chat->pieces, &chat->capacity, chat->count, 1, sizeof piece))
+            return false;
+        chat->pieces[chat->count++] = piece;
+    }
+    return true;
+}
+
+static void render(ql_jrun *run, void *ctx)
+{
+    rendering *r = ctx;
+    size_t count = json_array_size(r->source->messages);
+    ql_jlist *messages = ql_jlist_new(run, count);
+    for (size_t i = 0; i < count; i++)
+        ql_jappend(run, messages, message_of(run, json_array_get(r->source->messages, i), i));
+    ql_chat_marks marks = ql_chat_mark(run, r->jinja, r->tokenizer, variables_of(run, r), messages, r->add_prompt);
+    r->chat->unstable = marks.unstable;
+    if (!cut(&marks, r->chat))
+        ql_jfail(run, QL_ERR_MEMORY, "out of memory");
+}
+
+/* About the bytes that a value holds. */
+static size_t weigh(const json_t *json)
+{
+    size_t sum = 64 + json_string_length(json), i;
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)json, key, value) sum += strlen(key) + weigh(value);
+    json_array_foreach((json_t *)json, i, value) sum += weigh(value);
+    return sum;
+}
+
+ql_status ql_chat_render_source(ql_tokenizer *t, const char *name, const ql_chat_source *source, bool add_prompt,
+                                ql_chat *chat, ql_error *err)
+{
+    rendering r = {t, NULL, source, add_prompt, chat};
+    ql_jrun run;
+    ql_status status = choose(t, name, json_array_size(source->tools) > 0, &r.jinja, err);
     if (!status)
-        status = check_messages(messages, count, err);
+        status = check_messages(t, name, source->messages, err);
     if (status)
         return status;
-    bool own = tokenizer->chat_template && recognized(tokenizer->chat_template, chosen);
-    ql_rendering r = {tokenizer, own ? tokenizer->chat_template : "", messages, count, add_prompt, chat};
-    status = templates[chosen].render(&r, err);
+    ql_jrun_start(&run, ql_jinja_name(r.jinja),
+                  weigh(source->messages) + weigh(source->tools) + weigh(source->documents), err);
+    status = ql_jinja_try(&run, render, &r);
+    ql_jrun_end(&run);
     if (status)
         ql_chat_free(chat);
     return status;
 }
 
-void ql_chat_free(ql_chat *chat)
+/* The messages as JSON; NULL when a text is not UTF-8, its number in *bad, or when there is no memory. */
+static json_t *json_of(const ql_message *messages, size_t count, size_t *bad)
 {
-    ql_text_free(&chat->text);
-    free(chat->pieces);
-    *chat = (ql_chat){0};
-}
-
-/* The literal pieces in [first, last) as spans that count from the start of the first. */
-static ql_literals literals_of(const ql_chat *chat, size_t first, size_t last, ql_span *spans)
-{
-    size_t count = 0, origin = chat->pieces[first].begin;
-    for (size_t i = first; i < last; i++)
-        if (chat->pieces[i].literal)
-            spans[count++] = (ql_span){chat->pieces[i].begin - origin, chat->pieces[i].end - origin};
-    return (ql_literals){spans, count};
-}
-
-/* Encodes the pieces run by run: text that is learned apart from text that is read. */
-static ql_status encode_runs(ql_tokenizer *t, const ql_chat *chat, ql_span *spans, ql_ids *ids, ql_marks *learn,
-                             ql_error *err)
-{
-    ql_place place = QL_PLACE_START;
-    for (size_t first = 0, last; first < chat->count; first = last) {
-        const ql_chat_piece *piece = &chat->pieces[first];
-        for (last = first; last < chat->count && chat->pieces[last].learn == piece->learn;)
-            last++;
-        size_t end = chat->pieces[last - 1].end;
-        ql_status status = ql_encode_at(t, place, chat->text.data + piece->begin, end - piece->begin,
-                                        literals_of(chat, first, last, spans), ids, err);
-        if (status)
-            return status;
-        if (learn && !ql_marks_fill(learn, piece->learn, ids->count))
-            return ql_fail(err, QL_ERR_MEMORY, "chat: out of memory");
-        bool after = ids->count && t->added.kinds[ids->data[ids->count - 1]];
-        place = after ? QL_PLACE_AFTER : QL_PLACE_CONTINUED;
+    json_t *list = json_array();
+    for (*bad = 0; list && *bad < count; ++*bad) {
+        const ql_message *m = &messages[*bad];
+        json_t *text = m->content || !m->length ? json_stringn(m->content ? m->content : "", m->length) : NULL;
+        json_t *message = text ? json_pack("{s:s, s:o}", "role", m->role, "content", text) : NULL;
+        if (message && json_array_append_new(list, message) == 0)
+            continue;
+        json_decref(list);
+        return NULL;
     }
-    return QL_OK;
+    return list;
+}
+
+static ql_status convert(const ql_message *messages, size_t count, json_t **out, ql_error *err)
+{
+    size_t bad;
+    *out = json_of(messages, count, &bad);
+    return *out ? QL_OK : ql_fail(err, QL_ERR_FORMAT, "messages[%zu] is not UTF-8 (or there is no memory for it)", bad);
+}
+
+ql_status ql_chat_render(ql_tokenizer *t, const char *name, const ql_message *messages, size_t count, bool add_prompt,
+                         ql_chat *chat, ql_error *err)
+{
+    json_t *list;
+    ql_status status = convert(messages, count, &list, err);
+    ql_chat_source source = {.messages = list};
+    if (!status)
+        status = ql_chat_render_source(t, name, &source, add_prompt, chat, err);
+    json_decref(list);
+    return status;
 }
 
 ql_status ql_chat_encode(ql_tokenizer *t, const char *name, const ql_message *messages, size_t count, bool add_prompt,
                          ql_ids *ids, ql_marks *learn, ql_error *err)
 {
-    ql_chat chat = {0};
-    size_t before = ids->count;
-    ql_status status = ql_chat_render(t, name, messages, count, add_prompt, &chat, err);
-    if (status)
-        return status;
-    ql_span *spans = calloc(chat.count + 1, sizeof *spans);
-    status = spans ? encode_runs(t, &chat, spans, ids, learn, err) : ql_fail(err, QL_ERR_MEMORY, "chat: out of memory");
-    if (status) {
-        ids->count = before;
-        if (learn)
-            learn->count = before;
-    }
-    free(spans);
-    ql_chat_free(&chat);
+    json_t *list;
+    ql_status status = convert(messages, count, &list, err);
+    ql_chat_source source = {.messages = list};
+    if (!status)
+        status = ql_chat_encode_source(t, name, &source, add_prompt, ids, learn, NULL, err);
+    json_decref(list);
     return status;
 }

@@ -9,7 +9,7 @@ typedef struct ql_entry {
     bool cut;
 } ql_entry;
 
-enum { QL_MAX_WARNINGS = 4 };
+enum { QL_MAX_WARNINGS = 8 };
 
 struct ql_dataset {
     ql_ids ids;

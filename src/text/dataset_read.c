@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "io/json.h"
+#include "text/chat.h"
 #include "text/dataset.h"
 #include "text/grow.h"
 #include "text/tokenizer.h"
@@ -16,12 +16,12 @@ typedef struct reading {
     const char *path;
     ql_tokenizer *tokenizer;
     ql_data_options options;
-    int32_t bos;    /* in front of documents, -1: none */
-    ql_ids ids;     /* of the line at hand */
-    ql_marks learn; /* likewise */
-    ql_message *messages;
-    size_t message_capacity;
-    bool no_end; /* something learned has no end token behind it */
+    int32_t bos;     /* in front of documents, -1: none */
+    ql_ids ids;      /* of the line at hand */
+    ql_marks learn;  /* likewise */
+    bool no_end;     /* something learned has no end token behind it */
+    size_t unstable; /* answers that the template shows behind another prompt than their own */
+    size_t unstable_line;
 } reading;
 
 ql_data_options ql_data_options_defaults(void)
@@ -120,21 +120,24 @@ static ql_status read_completion(reading *r, const ql_json_at *object, ql_error 
     return status ? status : add_end(r) ? QL_OK : no_memory(err);
 }
 
-/* Encodes the messages; the learned tokens are the assistant's. */
-static ql_status encode_chat(reading *r, size_t count, const ql_json_at *list, ql_error *err)
+/* Renders and encodes the chat; the learned tokens are the answers. */
+static ql_status encode_chat(reading *r, const ql_json_at *object, const ql_chat_source *chat, ql_error *err)
 {
-    bool answered = !r->options.mask_prompt;
-    for (size_t i = 0; i < count; i++)
-        answered = answered || strcmp(r->messages[i].role, "assistant") == 0;
-    ql_status status =
-        ql_chat_encode(r->tokenizer, r->options.chat_template, r->messages, count, false, &r->ids, &r->learn, err);
+    bool answered = !r->options.mask_prompt, ended = false;
+    size_t i, before = r->unstable;
+    json_t *message;
+    json_array_foreach((json_t *)chat->messages, i, message) answered =
+        answered || ql_chat_answers(json_string_value(json_object_get(message, "role")));
+    ql_status status = ql_chat_encode_source(r->tokenizer, r->options.chat_template, chat, false, &r->ids, &r->learn,
+                                             &r->unstable, err);
     if (status)
-        return ql_fail_in(err, status, "%s:%zu", list->file, list->line);
+        return ql_fail_in(err, status, "%s:%zu", object->file, object->line);
     if (!answered)
         return ql_fail(err, QL_ERR_FORMAT, "%s:%zu: messages: no turn of the assistant, so nothing to learn",
-                       list->file, list->line);
-    bool ended = false;
-    for (size_t i = 0; i < r->ids.count && !ended; i++)
+                       object->file, object->line);
+    if (r->unstable > before && !before)
+        r->unstable_line = object->line;
+    for (i = 0; i < r->ids.count && !ended; i++)
         ended = r->learn.data[i] && ql_tokenizer_is_end(r->tokenizer, r->ids.data[i]);
     r->no_end |= !ended; /* a template by name can hold marks that are no tokens of this model */
     if (!r->options.mask_prompt)
@@ -142,34 +145,81 @@ static ql_status encode_chat(reading *r, size_t count, const ql_json_at *list, q
     return QL_OK;
 }
 
-static ql_status read_chat(reading *r, const ql_json_at *object, ql_error *err)
+/* A message has a role, and content: text, a list of parts, or nothing beside calls of tools and thoughts. */
+static ql_status check_message(const ql_json_at *message, ql_error *err)
 {
+    const char *text;
+    size_t length;
+    const json_t *content = ql_json_member(message, "content");
+    ql_status status = ql_json_get_string(message, "role", QL_REQUIRED, &text, NULL, err);
+    bool calls = !status && (ql_json_member(message, "tool_calls") || ql_json_member(message, "reasoning_content"));
+    if (status || json_is_array(content) || (calls && (!content || json_is_null(content))))
+        return status;
+    return ql_json_get_string(message, "content", QL_REQUIRED, &text, &length, err);
+}
+
+/* "tools" is a list, or a string that holds one, as data sets of mixed tools keep it. */
+static ql_status read_tools(const ql_json_at *object, const json_t **tools, json_t **parsed, ql_error *err)
+{
+    const char *text;
+    size_t length;
     ql_json_at list;
-    ql_status status = ql_json_get_array(object, "messages", QL_REQUIRED, &list, err);
-    if (status)
+    ql_status status;
+    *tools = ql_json_member(object, "tools");
+    if (!json_is_string(*tools)) {
+        status = ql_json_get_array(object, "tools", QL_OPTIONAL, &list, err);
+        *tools = status ? NULL : list.value;
         return status;
-    size_t count = json_array_size(list.value);
-    if (!ql_grow((void **)&r->messages, &r->message_capacity, 0, count, sizeof *r->messages))
-        return no_memory(err);
-    for (size_t i = 0; i < count; i++) {
-        ql_json_at item = ql_json_element(&list, i);
-        ql_message *m = &r->messages[i];
-        status = ql_json_get_string(&item, "role", QL_REQUIRED, &m->role, NULL, err);
-        if (!status)
-            status = ql_json_get_string(&item, "content", QL_REQUIRED, &m->content, &m->length, err);
-        if (status)
-            return status;
     }
-    status = encode_chat(r, count, &list, err);
+    status = ql_json_get_string(object, "tools", QL_REQUIRED, &text, &length, err);
+    if (!status)
+        status = ql_json_parse(parsed, "tools", text, length, err);
+    *tools = *parsed;
+    if (status)
+        return ql_fail_in(err, status, "%s:%zu", object->file, object->line);
+    return json_is_array(*parsed)
+               ? QL_OK
+               : ql_fail(err, QL_ERR_FORMAT, "%s:%zu: tools: a string that holds no list", object->file, object->line);
+}
+
+static ql_status put_bos_first(reading *r, ql_error *err)
+{
     int32_t bos = ql_tokenizer_bos(r->tokenizer);
-    if (status || r->options.bos != QL_BOS_ALWAYS || (r->ids.count && r->ids.data[0] == bos))
-        return status;
+    if (r->options.bos != QL_BOS_ALWAYS || (r->ids.count && r->ids.data[0] == bos))
+        return QL_OK;
     if (!add_id(r, bos, 0))
         return no_memory(err);
     memmove(r->ids.data + 1, r->ids.data, (r->ids.count - 1) * sizeof *r->ids.data);
     memmove(r->learn.data + 1, r->learn.data, r->learn.count - 1);
     r->ids.data[0] = bos;
+    r->learn.data[0] = 0;
     return QL_OK;
+}
+
+static ql_status read_chat(reading *r, const ql_json_at *object, ql_error *err)
+{
+    ql_json_at messages, documents, settings;
+    ql_chat_source chat = {0};
+    json_t *parsed = NULL;
+    ql_status status = ql_json_get_array(object, "messages", QL_REQUIRED, &messages, err);
+    if (!status)
+        status = ql_json_get_array(object, "documents", QL_OPTIONAL, &documents, err);
+    if (!status)
+        status = ql_json_get_object(object, "chat_template_kwargs", QL_OPTIONAL, &settings, err);
+    for (size_t i = 0; !status && i < json_array_size(messages.value); i++) {
+        ql_json_at item = ql_json_element(&messages, i);
+        status = check_message(&item, err);
+    }
+    if (!status)
+        status = read_tools(object, &chat.tools, &parsed, err);
+    if (!status) {
+        chat.messages = messages.value;
+        chat.documents = documents.value;
+        chat.settings = settings.value;
+        status = encode_chat(r, object, &chat, err);
+    }
+    json_decref(parsed);
+    return status ? status : put_bos_first(r, err);
 }
 
 typedef ql_status line_reader(reading *r, const ql_json_at *object, ql_error *err);
@@ -289,6 +339,12 @@ static ql_status add_warnings(const reading *r, ql_error *err)
                     r->options.sequence);
     if (r->no_end && fits)
         fits = warn(d, "no end token stands behind the answers: the model will not learn to stop", 0, 0);
+    if (r->unstable && fits)
+        fits = warn(
+            d,
+            "the chat template is not prefix-stable: %zu answers, the first on line %zu, stand behind another text "
+            "than their prompt (thoughts dropped, tools moved); their words are learned all the same",
+            r->unstable, r->unstable_line);
     return fits ? QL_OK : no_memory(err);
 }
 
@@ -313,7 +369,6 @@ ql_status ql_dataset_open(ql_dataset **out, const char *path, ql_tokenizer *toke
         status = add_warnings(&r, err);
     ql_ids_free(&r.ids);
     ql_marks_free(&r.learn);
-    free(r.messages);
     if (status)
         ql_dataset_close(r.data);
     else

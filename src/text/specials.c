@@ -69,7 +69,8 @@ static int32_t find_special(const ql_tokenizer *t, const config *files, const ch
 
 static ql_status find_ends(ql_tokenizer *t, const config *files, ql_error *err)
 {
-    static const char *const known[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>"};
+    static const char *const known[] = {"<|im_end|>",    "<|eot_id|>",      "<|eom_id|>", "<|end_of_text|>",
+                                        "<|endoftext|>", "<end_of_turn>", "<|end|>"};
     bool fits = add_end(t, t->eos);
     for (int i = GENERATION; i <= MODEL; i++) {
         const json_t *value = files[i].json ? json_object_get(files[i].json, "eos_token_id") : NULL;
@@ -117,7 +118,14 @@ static char *read_text(const char *folder, const char *name, ql_status *status, 
     return text;
 }
 
-/* A string, or a list of {name, template} of which the one called "default" is meant; or a file of its own. */
+static bool take_template(char **out, const json_t *value)
+{
+    const char *text = json_string_value(value);
+    return !text || *out || (*out = strdup(text));
+}
+
+/* A string, or a list of {name, template} of which "default" is meant and "tool_use" for chats with tools; or a file of
+ * its own. */
 static ql_status find_template(ql_tokenizer *t, const config *file, ql_error *err)
 {
     ql_status status = QL_OK;
@@ -125,19 +133,17 @@ static ql_status find_template(ql_tokenizer *t, const config *file, ql_error *er
     if (t->chat_template || status || !file->json)
         return status;
     const json_t *value = json_object_get(file->json, "chat_template");
+    bool fits = take_template(&t->chat_template, value);
     size_t i;
     json_t *named;
     json_array_foreach(value, i, named)
     {
         const char *name = json_string_value(json_object_get(named, "name"));
-        if (name && strcmp(name, "default") == 0) {
-            value = json_object_get(named, "template");
-            break;
-        }
+        bool tools = name && strcmp(name, "tool_use") == 0;
+        if (tools || (name && strcmp(name, "default") == 0))
+            fits = fits && take_template(tools ? &t->tool_template : &t->chat_template, json_object_get(named, "template"));
     }
-    if (json_is_string(value) && !(t->chat_template = strdup(json_string_value(value))))
-        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", file->path);
-    return QL_OK;
+    return fits ? QL_OK : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", file->path);
 }
 
 static ql_status set(ql_tokenizer *t, const config *files, ql_error *err)

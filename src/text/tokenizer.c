@@ -1,3 +1,4 @@
+#include "text/jinja.h"
 #include "text/tokenizer.h"
 
 #include <stdlib.h>
@@ -157,6 +158,11 @@ void ql_tokenizer_close(ql_tokenizer *t)
         ql_text_free(&t->prefixed[i]);
     }
     free(t->chat_template);
+    free(t->tool_template);
+    for (int i = 0; i < 2; i++) {
+        free(t->parsed[i].name);
+        ql_jinja_close(t->parsed[i].jinja);
+    }
     free(t->folder);
     free(t);
 }

@@ -16,6 +16,12 @@ typedef struct ql_spelling {
     char from[16], to[16]; /* replaced in each token; from empty: nothing */
 } ql_spelling;
 
+/* A chat template that was parsed: the model's own, or the one of that name. */
+typedef struct ql_parsed_template {
+    char *name;
+    struct ql_jinja *jinja; /* NULL: none yet */
+} ql_parsed_template;
+
 struct ql_tokenizer {
     ql_vocab vocab;
     ql_added added;
@@ -26,7 +32,8 @@ struct ql_tokenizer {
     ql_ids before, after; /* what QL_ENCODE_SPECIALS puts around a text */
     int32_t bos, eos, pad, unk;
     ql_ids ends;
-    char *chat_template; /* Jinja text, or NULL */
+    char *chat_template, *tool_template;  /* Jinja text, or NULL; the second for chats with tools */
+    ql_parsed_template parsed[2];         /* the last one asked for, without and with tools */
     char *folder;
     ql_text normal[2], prefixed[2]; /* workspaces of encode */
 };
