@@ -12,7 +12,7 @@
 static ql_adapters *make_set(size_t in, size_t out, size_t rank)
 {
     ql_adapters *set;
-    ql_adapter_shape shape = {in, out, rank, 1};
+    ql_adapter_shape shape = {.in_features = in, .out_features = out, .rank = rank, .scaling = 1};
     ck_assert_int_eq(ql_adapters_create(&set, &shape, 1, true, NULL), QL_OK);
     return set;
 }
@@ -145,7 +145,9 @@ START_TEST(loraplus_agrees_with_peft)
     ql_adapters *set;
     ql_adamw opt;
     const ql_adamw_options options = {QL_OPTIM_ADAMW, 0.9, 0.999, 1e-8, 0.1, 16};
-    ck_assert_int_eq(ql_adapters_create(&set, (ql_adapter_shape[]){{7, 5, 2, 1}, {6, 9, 2, 1}}, 2, true, NULL), QL_OK);
+    const ql_adapter_shape shapes[] = {{.in_features = 7, .out_features = 5, .rank = 2, .scaling = 1},
+                                       {.in_features = 6, .out_features = 9, .rank = 2, .scaling = 1}};
+    ck_assert_int_eq(ql_adapters_create(&set, shapes, 2, true, NULL), QL_OK);
     ck_assert_uint_eq(set->count, N);
     ck_assert_int_eq(ql_adamw_init(&opt, N, &options, NULL), QL_OK);
     float start[N];
