@@ -31,6 +31,7 @@ static const char help[] =
     "  --batch N        sequences a step (default: 1)\n"
     "  --rank N         LoRA rank on all linear layers (default: 16)\n"
     "  --format NAME    nf4, fp4, int4, int8, none (default: nf4, groups of 64, double-quantized)\n"
+    "  --head-format NAME  of the LM head (default: none, BF16)\n"
     "  --compute NAME   f32, bf16 (default: f32)\n"
     "  --optim NAME     adamw, adamw8bit (default: adamw)\n"
     "  --activations N  how they wait for the backward pass: f32, bf16 (default: f32)\n"
@@ -75,9 +76,9 @@ static step_options parse(int argc, char **argv)
                                           {"rank", 1, 0, 'r'},    {"format", 1, 0, 'f'},    {"compute", 1, 0, 'c'},
                                           {"threads", 1, 0, 'n'}, {"recompute", 0, 0, 'R'}, {"runs", 1, 0, 'N'},
                                           {"optim", 1, 0, 'o'},   {"json", 0, 0, 'j'},      {"help", 0, 0, 'h'},
-                                          {"activations", 1, 0, 'a'}, {0}};
+                                          {"activations", 1, 0, 'a'}, {"head-format", 1, 0, 'H'}, {0}};
     ql_error err = {0};
-    step_options o = {.shape = "smollm2-135m", .format = "nf4", .seq = 512, .batch = 1, .rank = 16, .runs = 5};
+    step_options o = {.shape = "smollm2-135m", .format = "nf4", .head_format = "none", .seq = 512, .batch = 1, .rank = 16, .runs = 5};
     for (int c; (c = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
         switch (c) {
         case 's': o.shape = optarg; break;
@@ -85,6 +86,7 @@ static step_options parse(int argc, char **argv)
         case 'b': o.batch = number(optarg, 1 << 16); break;
         case 'r': o.rank = number(optarg, 4096); break;
         case 'f': o.format = optarg; break;
+        case 'H': o.head_format = optarg; break;
         case 'c': o.bf16 = is_bf16(optarg); break;
         case 'a': o.bf16_activations = is_bf16(optarg); break;
         case 'n': o.threads = number(optarg, 1024); break;
@@ -243,10 +245,12 @@ int bench_step(int argc, char **argv)
     ql_error err = {0};
     ql_workers *workers;
     ql_model *model;
-    ql_format format;
+    ql_format format, head;
     must(ql_format_parse(&format, o.format, 64, true, &err), &err);
+    must(ql_format_parse(&head, o.head_format, 64, true, &err), &err);
     must(ql_workers_create(&workers, o.threads, &err), &err);
     must(ql_model_random(&model, &o.config, format, 1, workers, &err), &err);
+    must(ql_model_quantize_head(model, head, workers, &err), &err);
     ql_model_allow_bf16(model, o.bf16);
     ql_lora_options lora = ql_lora_options_defaults();
     lora.rank = o.rank;

@@ -8,7 +8,7 @@
 typedef struct step_options {
     const char *shape;
     ql_model_config config;
-    const char *format;
+    const char *format, *head_format;
     size_t seq, batch, rank, threads, runs;
     ql_optim optim;
     bool bf16, bf16_activations, recompute, json;

@@ -186,6 +186,10 @@ class EvalAndGenerate(Case):
             self.assertIn(f"{report['loss']:.4f}", people.out)
             self.assertEqual(run(*words, "--quiet").out, "")
             self.assertEqual(run(*words, "--json", "--threads", 1).json()["loss"], report["loss"])
+        head = run(*words, "--json", "--head-format", "int8").json()
+        self.assertNotEqual(head["loss"], report["loss"])
+        self.assertLess(abs(head["loss"] - report["loss"]), 0.02 * report["loss"])
+        self.assertFails(run(*words, "--head-format", "int9"), "--head-format int9: format 'int9' is not known", code=2)
         masked = report["learned"]
         self.assertGreater(run(*words, "--json", "--train-on-inputs").json()["learned"], masked)
 

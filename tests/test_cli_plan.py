@@ -16,7 +16,7 @@ class Plan(Case):
 
     def test_the_run_holds_what_the_plan_says(self):
         for i, words in enumerate((["--format", "none"], ["--recompute", "--rank", 3],
-                                   ["--batch-size", 3, "--dropout", 0.1],
+                                   ["--batch-size", 3, "--dropout", 0.1, "--head-format", "int8"],
                                    ["--format", "int8", "--target-modules", "q_proj,down_proj"])):
             words = ["--data", self.text, "--seq-len", 32, "--json", "--val-fraction", 0.2, *words]
             plan = self.plan(*words)

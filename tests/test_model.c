@@ -284,6 +284,59 @@ START_TEST(sampling_follows_its_options)
 }
 END_TEST
 
+/* -log softmax(x W^T)[target] in double, with what the head dequantizes to. */
+static double head_loss(const ql_model *model, const float *x, size_t target)
+{
+    size_t vocab = model->config.vocab_size, d = model->config.hidden_size;
+    double sum = 0, wanted = 0;
+    float *row = malloc(d * sizeof *row);
+    for (size_t v = 0; v < vocab; v++) {
+        double logit = 0;
+        ql_weight_dequantize(model->head, v, 1, row, d);
+        for (size_t i = 0; i < d; i++)
+            logit += (double)x[i] * (double)row[i];
+        sum += exp(logit);
+        wanted = v == target ? logit : wanted;
+    }
+    free(row);
+    return log(sum) - wanted;
+}
+
+/* _i: tied. The loss is that of the quantized head; the embedding stays as it was. */
+START_TEST(a_quantized_head_is_the_one_in_use)
+{
+    const ql_model_config config = {
+        .vocab_size = 97, .hidden_size = 72, .intermediate_size = 100, .layers = 1, .heads = 6, .kv_heads = 2,
+        .head_dim = 12, .max_positions = 8, .rms_norm_eps = 1e-6, .rope_theta = 1e4, .tied = _i};
+    static const size_t start[] = {0, 3};
+    const ql_batch batch = {.tokens = 3, .sequences = 1, .ids = (const int32_t[]){5, 7, 96}, .start = start,
+                            .target = (const int32_t[]){7, 96, 0}, .position = (const uint32_t[]){0, 1, 2}};
+    ql_model *model;
+    ql_pass pass = {0};
+    ql_loss_sum loss;
+    float kept[72], now[72];
+    ck_assert_ok(ql_model_random(&model, &config, none, 3, workers, &err), &err);
+    ql_weight_dequantize(model->embed, 5, 1, kept, 72);
+    size_t dense = ql_model_memory(model).dense;
+    ck_assert_ok(ql_model_quantize_head(model, none, workers, &err), &err);
+    ck_assert_uint_eq(ql_model_memory(model).dense, dense);
+    ck_assert_ok(ql_model_quantize_head(model, ql_format_default(), workers, &err), &err);
+    ck_assert_uint_gt(ql_model_memory(model).codes, 97 * 72 / 2);
+    ck_assert_uint_eq(ql_model_memory(model).dense, dense - (_i ? 0 : (97 * 72 * 2 + 63) / 64 * 64));
+    ck_assert_fails(ql_model_quantize_head(model, ql_format_default(), workers, &err), QL_ERR_UNSUPPORTED, &err, "nf4");
+    ql_weight_dequantize(model->embed, 5, 1, now, 72);
+    ck_assert_mem_eq(kept, now, sizeof kept);
+    ck_assert_ok(ql_pass_init(&pass, model, 3, 3, QL_PASS_FORWARD, false, workers, &err), &err);
+    ck_assert_ok(ql_pass_run(&pass, &batch, 0, NULL, NULL, &loss, workers, &err), &err);
+    double wanted = 0;
+    for (size_t t = 0; t < 3; t++)
+        wanted += head_loss(model, pass.out + t * 72, (size_t)batch.target[t]);
+    ck_assert_double_eq_tol(loss.sum, wanted, 1e-5);
+    ql_pass_free(&pass);
+    ql_model_destroy(model);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("model");
@@ -295,6 +348,7 @@ int main(void)
     tcase_add_test(references, llama3_with_scaled_rope);
     tcase_add_test(references, qwen3_with_head_norms);
     tcase_add_test(references, quantized_checkpoint_of_others_is_refused);
+    tcase_add_loop_test(references, a_quantized_head_is_the_one_in_use, 0, 2);
     suite_add_tcase(suite, references);
     TCase *parts = tcase_create("parts");
     tcase_add_test(parts, configuration_of_each_architecture);

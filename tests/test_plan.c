@@ -10,6 +10,7 @@ static ql_model *planned(const train_setup *setup)
 {
     ql_model *model;
     ck_assert_ok(ql_model_plan(&model, &setup->config, setup->format, &err), &err);
+    ck_assert_ok(ql_model_quantize_head(model, setup->head, NULL, &err), &err);
     ck_assert_ok(ql_model_attach(model, &setup->lora, &err), &err);
     return model;
 }
@@ -50,7 +51,9 @@ START_TEST(plans_hold_what_runs_hold)
         train_setup setup = train_setup_defaults();
         ck_assert_ok(ql_format_parse(&setup.format, formats[i], 64, i % 2, &err), &err);
         setup.config.stored = QL_BF16;
-        setup.config.tied = i == 2;
+        setup.config.tied = i == 2 || i == 4;
+        if (i == 1 || i == 4)
+            ck_assert_ok(ql_format_parse(&setup.head, i == 1 ? "int8" : "nf4", 64, true, &err), &err);
         setup.config.arch = i == 1 ? QL_ARCH_QWEN3 : QL_ARCH_QWEN2;
         setup.config.qk_norm = i == 1;
         setup.lora.modules = i == 3 ? 1u << QL_Q | 1u << QL_DOWN : QL_ALL_LINEAR;

@@ -55,6 +55,7 @@ void train_case_open(train_case *c, const train_setup *setup)
         samples[i] = (ql_sample){ids + i, learn, 8 + 4 * i};
     ck_assert_ok(ql_workers_create(&c->workers, setup->threads, &err), &err);
     ck_assert_ok(ql_model_random(&c->model, &setup->config, setup->format, setup->weights, c->workers, &err), &err);
+    ck_assert_ok(ql_model_quantize_head(c->model, setup->head, c->workers, &err), &err);
     ck_assert_ok(ql_model_attach(c->model, &setup->lora, &err), &err);
     ck_assert_ok(ql_dataset_from_samples(&c->data, samples, TRAIN_CASE_SAMPLES, &err), &err);
     ck_assert_ok(ql_trainer_create(&c->trainer, c->model, c->data, &setup->train, c->workers, &err), &err);

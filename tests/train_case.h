@@ -8,7 +8,7 @@ enum { TRAIN_CASE_SAMPLES = 11 };
 
 typedef struct train_setup {
     ql_model_config config;
-    ql_format format;
+    ql_format format, head; /* of code F32: as stored */
     uint64_t weights; /* seed of the base */
     ql_lora_options lora;
     ql_train_options train;

@@ -84,8 +84,13 @@ QL_API ql_status ql_model_default_format(ql_format *out, const char *path, ql_er
 QL_API ql_status ql_model_random(ql_model **out, const ql_model_config *config, ql_format format, uint64_t seed,
                                  ql_workers *workers, ql_error *err);
 
-/* Lets the products with the blocks' weights and the LM head round their inputs to bf16 where this processor is faster that way
- * (ql_weight_allow_bf16). Off at first. Call it before a trainer, an evaluation or a generator is made. */
+/* Quantizes the LM head, which is as stored at first; the embedding keeps its numbers where both were one. For models of
+ * any making; QL_ERR_UNSUPPORTED when the head is in blocks. A format of code F32 changes nothing. Call it before a
+ * trainer, an evaluation or a generator is made, as the next one. */
+QL_API ql_status ql_model_quantize_head(ql_model *model, ql_format format, ql_workers *workers, ql_error *err);
+
+/* Lets the products with the blocks' weights and the LM head round their inputs to bf16 where this processor is faster
+ * that way (ql_weight_allow_bf16). Off at first. */
 QL_API void ql_model_allow_bf16(ql_model *model, bool allow);
 
 /* A model of that shape without any weights, to ask what a real one would take: ql_model_memory(), ql_model_attach(),
@@ -99,7 +104,7 @@ QL_API void ql_model_destroy(ql_model *model); /* NULL is fine */
 
 /* Bytes by class, as held. */
 typedef struct ql_model_bytes {
-    size_t codes, scales; /* of the quantized linear layers */
+    size_t codes, scales; /* of the quantized linear layers and head */
     size_t dense;         /* norms, biases, and dense weights that are not mapped */
     size_t mapped;        /* borrowed from the mapped files: embeddings, LM head, unquantized layers */
 } ql_model_bytes;

@@ -25,6 +25,8 @@ const cli_option cli_format_options[] = {
      "weights that share a scale: 32, 64, 128 or 256"},
     {"double-quant", CLI_FLAG, FIELD(double_quant), NULL, "yes", 0, 0, false, "Base weights",
      "keep the scales in fp16 instead of 8 bits"},
+    {"head-format", CLI_TEXT, FIELD(head_format), "NAME", "none", 0, 0, false, "Base weights",
+     "the LM head's format: nf4, fp4, int4, int8, f16, bf16, or none (as stored)"},
     {"cache", CLI_TEXT, FIELD(cache), "DIR", NULL, 0, 0, false, "Base weights",
      "keep the quantized weights in a file in this folder, and start from it the next time; it may be removed at any time"},
     {"compute", CLI_CHOICE, FIELD(compute), "f32|bf16", "f32", 0, 0, false, "Base weights",
@@ -122,6 +124,9 @@ int cli_session_start(cli_session *session, const cli_args *args)
     session->out = common->quiet ? NULL : common->json ? stderr : stdout;
     if (ql_format_parse(&session->format, common->format, (uint32_t)common->group_size, common->double_quant, &err))
         return cli_wrong(args->command, "--format %s: %s", common->format, err.message);
+    if (ql_format_parse(&session->head_format, common->head_format, (uint32_t)common->group_size,
+                        common->double_quant, &err))
+        return cli_wrong(args->command, "--head-format %s: %s", common->head_format, err.message);
     if (ql_model_config_read(&session->config, common->model, &err) || choose_format(session, &err))
         return cli_failed(&err);
     int status = check_seq_len(session);
@@ -154,6 +159,8 @@ int cli_session_load(cli_session *session)
     else if (cache->dir)
         cli_say(session, "Cache     %s%s\n", cache->reason,
                 cache->written ? "; the weights were read anew and written there" : "");
+    if (ql_model_quantize_head(session->model, session->head_format, session->workers, &err))
+        return cli_failed(&err);
     ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);
     session->format = ql_model_format(session->model);
     session->load_seconds = cli_now() - start;

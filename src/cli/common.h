@@ -16,7 +16,7 @@ typedef struct cli_common {
     const char *format;
     size_t group_size;
     bool double_quant;
-    const char *cache, *compute;
+    const char *cache, *compute, *head_format;
     size_t seq_len;
     const char *chat_template;
     bool train_on_inputs;
@@ -25,7 +25,7 @@ typedef struct cli_common {
 } cli_common;
 
 extern const cli_option cli_model_options[];  /* --model */
-extern const cli_option cli_format_options[]; /* --format, --group-size, --double-quant, --cache, --compute */
+extern const cli_option cli_format_options[]; /* --format, --head-format, --compute, ... */
 extern const cli_option cli_data_options[];   /* --seq-len, --chat-template, --train-on-inputs */
 extern const cli_option cli_run_options[];    /* --threads, --json, --quiet */
 
@@ -35,6 +35,7 @@ typedef struct cli_session {
     const cli_common *common;
     FILE *out; /* words for people: stdout, stderr with --json, NULL with --quiet */
     ql_format format; /* asked for; of a model that is loaded, its own */
+    ql_format head_format;
     bool stored;      /* nobody asked, and the file is quantized already */
     ql_model_config config;
     ql_workers *workers;

@@ -96,6 +96,8 @@ static int measure(merge_run *r, ql_eval_report *report, const char *dir, ql_for
     ql_model *model = NULL;
     ql_status status = ql_model_open(&model, dir, format, r->session.workers, &err);
     if (!status)
+        status = ql_model_quantize_head(model, r->session.head_format, r->session.workers, &err);
+    if (!status)
         ql_model_allow_bf16(model, strcmp(r->session.common->compute, "bf16") == 0);
     if (!status && adapter)
         status = ql_adapter_load(model, adapter, false, &err);

@@ -57,6 +57,8 @@ static ql_status build(finetune *f, outlook *o, ql_error *err)
     bool mapped = s->stored && !s->config.quantized.code; /* a GGUF file used as stored is only mapped: it tells itself */
     ql_status status = mapped ? ql_model_open(&o->model, s->common->model, s->format, s->workers, err)
                               : ql_model_plan(&o->model, &s->config, s->format, err);
+    if (!status)
+        status = ql_model_quantize_head(o->model, s->head_format, s->workers, err);
     if (status)
         return status;
     f->session.format = ql_model_format(o->model);

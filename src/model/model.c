@@ -171,22 +171,26 @@ ql_format ql_model_format(const ql_model *model)
     return model->format;
 }
 
+static void add_quantized(ql_model_bytes *bytes, const ql_weight *w)
+{
+    ql_weight_size size = {0};
+    if (ql_weight_bytes(w) > 0)
+        ql_format_size(&size, ql_weight_format(w), ql_weight_rows(w), ql_weight_cols(w), NULL);
+    bytes->codes += size.codes;
+    bytes->scales += size.scales;
+}
+
 ql_model_bytes ql_model_memory(const ql_model *model)
 {
     const ql_model_config *c = &model->config;
     ql_model_bytes bytes = {.mapped = model->mapped_bytes};
     bytes.dense = model->dense_bytes + ql_weight_bytes(model->embed);
-    bytes.dense += model->head != model->embed ? ql_weight_bytes(model->head) : 0;
-    for (size_t i = 0; i < c->layers; i++) {
-        for (int module = 0; module < QL_MODULES; module++) {
-            const ql_weight *w = model->blocks[i].weight[module];
-            ql_weight_size size = {0};
-            if (ql_weight_bytes(w) > 0)
-                ql_format_size(&size, ql_weight_format(w), ql_weight_rows(w), ql_weight_cols(w), NULL);
-            bytes.codes += size.codes;
-            bytes.scales += size.scales;
-        }
-    }
+    if (model->head != model->embed && ql_code_is_dense(ql_weight_format(model->head).code))
+        bytes.dense += ql_weight_bytes(model->head);
+    else if (model->head != model->embed)
+        add_quantized(&bytes, model->head);
+    for (size_t i = 0; i < c->layers * QL_MODULES; i++)
+        add_quantized(&bytes, model->blocks[i / QL_MODULES].weight[i % QL_MODULES]);
     return bytes;
 }
 
