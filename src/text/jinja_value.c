@@ -15,7 +15,7 @@ typedef struct ql_jblock {
     max_align_t data[];
 } block;
 
-enum { BLOCK = 1 << 16, LIMIT = 64 << 20, STEPS = 20 << 20 };
+enum { BLOCK = 1 << 16, LIMIT = 48 << 20, STEPS = 4 << 20 };
 
 void ql_jrun_start(ql_jrun *run, const char *name, size_t input, ql_error *err)
 {

@@ -17,8 +17,11 @@ static const char fallback[] = "{\"added_tokens\": [{\"id\": 256, \"content\": \
                                "\"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\"}}, {\"Sequence\": "
                                "{\"id\": \"A\"}}], \"special_tokens\": {\"<s>\": {\"ids\": [256]}}}, "
                                "\"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [], \"vocab\": {";
-static const char chatml[] = "{\"eos_token\": \"<|im_end|>\", \"chat_template\": \"<|im_start|> <|im_end|>\"}";
-static const char llama2[] = "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\", \"chat_template\": \"[INST] <<SYS>> [/INST]\"}";
+static const char chatml[] = "{\"eos_token\": \"<|im_end|>\", \"chat_template\": "
+                             "\"{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}\"}";
+static const char llama2[] = "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\", \"chat_template\": "
+                             "\"{% for m in messages %}<s>{% if m.role == 'assistant' %}{% generation %}{{ m.content ~ eos_token }}"
+                             "{% endgeneration %}{% else %}[{{ m.content }}]{% endif %}{% endfor %}\"}";
 
 /* The 256 bytes as tokens: GPT-2's characters for them, or "<0x..>". */
 static void write_tokenizer(const char *start, bool named, const char *config)

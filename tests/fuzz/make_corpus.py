@@ -408,6 +408,24 @@ def datasets():
     put("dataset", "other-keys", b'@\n{"instruction": "a", "output": "b"}\n')
 
 
+def templates():
+    """One template for every construct or so; tests/data/jinja.jsonl has more of them."""
+    path = pathlib.Path(__file__).parents[1] / "data" / "jinja.jsonl"
+    cases = [json.loads(line) for line in path.read_text().split("\n")[1:] if line]
+    statements = [c["template"] for c in cases if "{%" in c["template"] and "text" in c]
+    expressions = [c["template"] for c in cases if "{%" not in c["template"] and "text" in c]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": [1, 2.5, None]}}}]}
+    chat = {"messages": [{"role": "user", "content": "u"}, call, {"role": "tool", "content": "4"}, {"role": "assistant", "content": "done<s>"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}], "chat_template_kwargs": {"n": 3, "list": [3, 1, 2]}}
+    for i in range(0, len(statements), 4):
+        put("jinja", f"statements-{i // 4:02}", "\n".join(statements[i:i + 4]))
+    for i in range(0, len(expressions), 16):
+        put("jinja", f"expressions-{i // 16:02}", "\n".join(expressions[i:i + 16]))
+    put("jinja", "a-chat", "{% for m in messages %}<s>{{ m.role }}\n{{ m.content | default('', true) }}{% for t in m.tool_calls or [] %}"
+        "{{ t.function | tojson(indent=2) }}{% endfor %}<s>\n{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}", chat)
+    put("jinja", "deep-chat", "{{ messages | tojson }}", '{"messages": [{"role": "user", "content": ' + "[" * 400 + "]" * 400 + "}]}")
+
+
 def adapters():
     rng = random.Random(3)
     rank, shapes = 2, {"q_proj": (8, 8), "k_proj": (4, 8), "v_proj": (4, 8), "o_proj": (8, 8), "gate_proj": (6, 8),
@@ -454,6 +472,7 @@ if __name__ == "__main__":
     models()
     tokenizers()
     datasets()
+    templates()
     adapters()
     bitsandbytes()
     settings()
