@@ -448,7 +448,8 @@ START_TEST(models_keep_uneven_adapters)
     back = load(join(dir, "out"), stories(), MODULES, true);
     ck_assert_uint_eq(back->layers, USED);
     ck_assert_uint_eq(back->count, set->count);
-    ck_assert_mem_eq(back->master, set->master, set->count * sizeof(float));
+    for (size_t i = 0; i < set->count; i++) /* what the products used */
+        ck_assert_float_eq(back->master[i], ql_f16_to_f32(set->value[i]));
     for (size_t i = 0; i < USED; i++) {
         ck_assert_uint_eq(back->layer[i].r, ranks[i]);
         ck_assert_float_eq_tol(back->layer[i].scaling, (float)scalings[i], 1e-6f);

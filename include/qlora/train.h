@@ -127,11 +127,12 @@ QL_API ql_status ql_evaluate(ql_eval_report *report, const ql_model *model, cons
                              ql_workers *workers, ql_error *err);
 
 /* Loads a PEFT adapter folder, also one that another program wrote; `trainable` keeps fp32 masters and
- * gradients to go on training. What cannot be honoured (DoRA, other modules, ...) is refused by name. */
+ * gradients to go on training. What cannot be honoured (other modules, ...) is refused by name. */
 QL_API ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_error *err);
 
 /* Writes adapter_config.json and adapter_model.safetensors (fp32) in PEFT's names, each atomically.
- * base_name goes to base_model_name_or_path. */
+ * base_name goes to base_model_name_or_path. The numbers are those that the products use, FP16's, so that any program
+ * that loads them computes what was trained; a checkpoint has the masters. */
 QL_API ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *base_name, ql_error *err);
 
 /* Names and versions of the libraries at work, as one line; returns text[size]. */

@@ -78,12 +78,13 @@ static ql_status against_original(ql_adapters **out, const ql_model *model, ql_e
     for (size_t i = 0; i < set->layers && !status; i++) {
         const ql_adapter *from = &set->layer[i], *to = &(*out)->layer[i];
         const uint16_t *a0 = model->start + from->offset, *b0 = a0 + from->r * from->k;
-        memcpy(to->master_a, from->master_a, from->r * from->k * sizeof(float));
-        for (size_t j = 0; j < from->r * from->k; j++)
+        for (size_t j = 0; j < from->r * from->k; j++) {
+            to->master_a[j] = ql_f16_to_f32(from->a[j]);
             to->master_a[from->r * from->k + j] = ql_f16_to_f32(a0[j]);
+        }
         for (size_t j = 0; j < from->n * from->r; j++) {
             float *pair = to->master_b + j / from->r * to->r + j % from->r;
-            pair[0] = from->master_b[j];
+            pair[0] = ql_f16_to_f32(from->b[j]);
             pair[from->r] = -ql_f16_to_f32(b0[j]);
         }
     }
@@ -124,8 +125,10 @@ ql_status ql_adapter_save(const ql_model *model, const char *dir, const char *ba
                 names[count++] = list.names[i];
         config.target_modules = targets;
         config.targets = ql_layer_targets(&model->config, lora->modules, names, count, targets);
+        ql_adapters used = *model->adapters;
+        used.master = NULL; /* the FP16 values are what the losses were of */
         status = model->start ? save_against_original(model, dir, &config, names, err)
-                              : ql_adapter_file_write(dir, &config, model->adapters, names, err);
+                              : ql_adapter_file_write(dir, &config, &used, names, err);
     }
     free(names);
     ql_layer_list_free(&list);
