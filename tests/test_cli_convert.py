@@ -5,9 +5,10 @@ import json
 import pathlib
 import resource
 import shutil
+import signal
 import struct
 
-from cli_support import Case, DATA, STORIES, contents, main, needs, plain_signals, run
+from cli_support import Case, DATA, STORIES, contents, main, needs, plain_signals, run, start
 
 FILES = {name: DATA / "models" / "gguf" / f"stories260K-{name}.gguf" for name in ("q4_0", "q8_0")}
 TRAINED = DATA / "finetune-reference" / "lora-fp32-qv" / "adapter_final"
@@ -102,6 +103,30 @@ class Convert(Case):
             self.assertFalse(out.exists())
             done = run(*command, *self.words, "--output", "/proc/qlora")
             self.assertFails(done, "qlora: error: ", "/proc/qlora")
+
+    def test_signals_leave_nothing(self):
+        """Ctrl-C while a file is written: nothing half-written stays, and no empty folder."""
+        stopped = 0
+        for attempt in range(200):
+            out = self.dir / f"stopped{attempt}"
+            number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[attempt % 3]
+            if attempt % 2:
+                out.mkdir()
+                (out / "model.safetensors").write_bytes(b"before")
+            process = start("merge", *self.words, "--output", out)
+            while process.poll() is None and not list(out.glob("model.safetensors.tmp-*")):
+                pass
+            process.send_signal(number)
+            process.communicate()
+            if process.returncode == 0:
+                continue  # it was faster
+            self.assertEqual(process.returncode, -number)
+            there = contents(out) if out.exists() else {"no": "folder"}
+            self.assertFalse([name for name in there if ".tmp-" in name] or not there, there)
+            stopped += out.exists() == bool(attempt % 2) and there.get("model.safetensors", b"before") == b"before"
+            if stopped == 6:
+                break
+        self.assertGreater(stopped, 0)
 
     def test_full_disk(self):
         for command in (["merge"], ["export", "--to", "mlx"], ["export", "--to", "peft"]):

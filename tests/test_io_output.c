@@ -219,6 +219,35 @@ START_TEST(commit_replaces_and_abort_leaves)
 }
 END_TEST
 
+START_TEST(discarded_outputs_leave_nothing)
+{
+    char *folder = test_folder(), *paths[20];
+    ql_output outputs[20];
+    ql_error err = {0};
+    for (size_t i = 0; i < 20; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "out%zu", i);
+        paths[i] = strdup(test_file(folder, name, "before", 6));
+        ck_assert_ok(ql_output_open(&outputs[i], paths[i], &err), &err);
+        ql_output_write(&outputs[i], "after", 5);
+    }
+    ck_assert_ok(ql_output_commit(&outputs[3], &err), &err);
+    ck_assert_uint_eq(files_in(folder), 39);
+    ql_outputs_discard();
+    ck_assert_uint_eq(files_in(folder), 24); /* 16 were noted, one of these is done */
+    ql_outputs_discard();
+    ck_assert_fails(ql_output_commit(&outputs[0], &err), QL_ERR_IO, &err, "what was there is untouched");
+    for (size_t i = 1; i < 20; i++)
+        ql_output_abort(&outputs[i]);
+    ck_assert_uint_eq(files_in(folder), 20);
+    for (size_t i = 0; i < 20; i++) {
+        assert_content(paths[i], i == 3 ? "after" : "before", i == 3 ? 5 : 6);
+        free(paths[i]);
+    }
+    test_folder_remove(folder);
+}
+END_TEST
+
 /* Writes more than fits and expects the message, the old file and nothing else. */
 static void assert_full(const char *folder, const char *path, const char *words)
 {
@@ -325,6 +354,7 @@ int main(void)
     tcase_add_test(tests, rewrites_reference_files);
     tcase_add_test(tests, refuses_what_it_cannot_write);
     tcase_add_test(tests, commit_replaces_and_abort_leaves);
+    tcase_add_test(tests, discarded_outputs_leave_nothing);
     tcase_add_test(tests, a_limit_of_size_loses_nothing);
     tcase_add_test(tests, a_full_disk_loses_nothing);
     tcase_add_test(tests, json_lines_report_a_full_device);

@@ -95,6 +95,10 @@ QL_API ql_status ql_file_sha256(ql_file_digest *out, const char *path, uint64_t 
 /* Writes a file of those bytes, whole or not at all: on error what was at `path` stays. */
 QL_API ql_status ql_file_write(const char *path, const void *data, size_t bytes, ql_error *err);
 
+/* Removes the temporary files of all files that are being written now, which then cannot be finished. For the handler
+ * of a signal that ends the process: it is async-signal-safe. */
+QL_API void ql_outputs_discard(void);
+
 /* Builds one JSON text. Zeroed is empty and ready; `pretty` may be set before the first call. Out of memory
  * and wrong nesting are remembered and reported when the text is written. Keys are NULL inside of arrays and
  * for the outermost value. Bytes that are no UTF-8 become U+FFFD, NaN and infinities null. */

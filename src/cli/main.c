@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli/args.h"
+#include "cli/interrupt.h"
 
 static const char *command_name(const void *ctx, size_t index)
 {
@@ -92,6 +93,7 @@ int main(int argc, char **argv)
 {
     int status = CLI_OK;
     wait_briefly(argv);
+    cli_interrupt_tidy();
     signal(SIGXFSZ, SIG_IGN);        /* a limit of file sizes makes writes fail, as a full disk does */
     setvbuf(stdout, NULL, _IOLBF, 0); /* lines keep their order beside stderr */
     if (argc < 2) {

@@ -227,6 +227,7 @@ const cli_command cli_merge = {
              "and rounded once; memory holds the adapter and one tensor. An adapter that was trained on quantized "
              "weights acts a little differently on the original ones: --from chooses, --data shows the losses.",
     .examples = examples,
+    .notes = "Ctrl-C or SIGTERM quits at once (130 in a shell, 143); each file is there whole or as it was before.",
     .options = options,
     .values = sizeof(merge_values),
     .run = run,

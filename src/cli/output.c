@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/common.h"
+#include "cli/interrupt.h"
 
 /* mkdir -p */
 static bool make_all(char *path)
@@ -39,6 +40,7 @@ int cli_output_make(const char *dir, bool *made)
             return cli_failed_with("--output %s: this is a file, not a folder", dir);
     } else if (make_all(path)) {
         *made = true;
+        cli_interrupt_remove(dir);
     } else {
         return cli_failed_with("--output %s: cannot make the folder (%m)", dir);
     }

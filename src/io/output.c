@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,8 +13,41 @@
 #include "base/error.h"
 #include "qlora/io.h"
 
+/* Temporary files that are there now, for ql_outputs_discard(). Those without room here it does not remove. */
+static _Atomic(char *) pending[16];
+enum { PENDING = sizeof pending / sizeof *pending };
+
+static void note(char *temp)
+{
+    for (size_t i = 0; i < PENDING; i++) {
+        char *none = NULL;
+        if (atomic_compare_exchange_strong(&pending[i], &none, temp))
+            return;
+    }
+}
+
+static void forget(char *temp)
+{
+    for (size_t i = 0; i < PENDING; i++) {
+        char *noted = temp;
+        if (atomic_compare_exchange_strong(&pending[i], &noted, NULL))
+            return;
+    }
+}
+
+void ql_outputs_discard(void)
+{
+    for (size_t i = 0; i < PENDING; i++) {
+        const char *temp = atomic_exchange(&pending[i], NULL);
+        if (temp)
+            unlink(temp);
+    }
+}
+
 static void release(ql_output *output)
 {
+    if (output->temp)
+        forget(output->temp);
     free(output->path);
     free(output->temp);
     *output = (ql_output){0};
@@ -26,7 +60,10 @@ static FILE *create_beside(char *temp, size_t size, const char *path)
     errno = EEXIST;
     for (unsigned attempt = 0; fd < 0 && errno == EEXIST && attempt < 1000; attempt++) {
         snprintf(temp, size, "%s.tmp-%ld-%u", path, (long)getpid(), attempt);
+        note(temp); /* before it is there, so that no moment is without */
         fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0)
+            forget(temp);
     }
     if (fd < 0)
         return NULL;
