@@ -73,7 +73,7 @@ START_TEST(base_weights_are_named)
         w[5] = module % 3 ? NAN16 : INF16;
         ck_assert_int_eq(ql_trainer_step(c.trainer, &report, &err), QL_ERR_VALUE);
         char where[40];
-        snprintf(where, sizeof where, "layer 1, %s", ql_module_name((ql_module)module));
+        snprintf(where, sizeof where, "layer 1, %s", ql_module_name(&c.model->config, (ql_module)module));
         check_message((const char *const[]){"step 2: sample ", where, NULL});
         ck_assert(!report.skipped);
         ck_assert_uint_eq(ql_trainer_done(c.trainer), 1);
@@ -133,7 +133,7 @@ START_TEST(gradients_are_named_and_passed_over)
     train_case c;
     train_case_open(&c, &setup);
     train_case_run(&c, 1);
-    float *last = ql_writable(c.model->final_norm), *inner = ql_writable(c.model->blocks[2].post_norm);
+    float *last = ql_writable(c.model->final_norm), *inner = ql_writable(c.model->blocks[2].mlp_norm);
     for (size_t i = 0; i < setup.config.hidden_size; i++) {
         last[i] = 1e37f;
         inner[i] = 1e4f;

@@ -164,7 +164,8 @@ START_TEST(rows_are_in_hugging_faces_order)
                 ql_weight_dequantize(b, row, 1, y, 256);
                 for (size_t col = 0; col < ql_weight_cols(a); col++)
                     ck_assert_msg(fabsf(x[col] - y[col]) < 0.02f, "layer %zu %s row %zu: %g, %g", i,
-                                  ql_module_name((ql_module)module), row, (double)x[col], (double)y[col]);
+                                  ql_module_name(ql_model_shape(wanted), (ql_module)module), row, (double)x[col],
+                                  (double)y[col]);
             }
         }
     ql_model_destroy(stored);
@@ -188,7 +189,7 @@ START_TEST(a_folder_and_its_gguf_agree)
     ck_assert_uint_eq(ql_model_config_parameters(ql_model_shape(a)), ql_model_config_parameters(ql_model_shape(b)));
     float *x = logits_of(a, ids, 8), *y = logits_of(b, ids, 8);
     double bound = a->divided ? 1e-5 : 0, turns[2][128];
-    const ql_rope_config ropes[2] = {ql_model_rope(a), ql_model_rope(b)};
+    const ql_rope_config ropes[2] = {ql_model_rope(a, false), ql_model_rope(b, false)};
     for (int i = 0; i < 2; i++)
         ql_rope_frequencies(&ropes[i], turns[i]);
     for (size_t i = 0; i < ropes[0].head_dim / 2; i++)

@@ -185,9 +185,13 @@ START_TEST(embedding_gathers_rows)
     for (size_t t = 0; t < M; t++)
         ids[t] = (int32_t)(t * 7 % V);
     ql_workers *workers = make_workers(2, (ql_scratch){0});
-    ql_embed(weight, M, ids, y, LD, workers);
+    ql_embed(weight, 1, M, ids, y, LD, workers);
     for (size_t t = 0; t < M; t++)
         ck_assert_mem_eq(y + t * LD, table + (size_t)ids[t] * D, D * sizeof(float));
+    ql_embed(weight, 3, M, ids, y, LD, workers);
+    for (size_t t = 0; t < M; t++)
+        for (size_t d = 0; d < D; d++)
+            ck_assert(y[t * LD + d] == 3 * table[(size_t)ids[t] * D + d]);
     assert_gaps_untouched(y, M, D, LD);
     ql_workers_destroy(workers);
     ql_weight_destroy(weight);

@@ -134,7 +134,8 @@ static void compare_file(const run *r, const float *flat, const char *folder, co
             for (int side = 0; side < 2; side++, seen++) {
                 char name[160];
                 snprintf(name, sizeof name, "base_model.model.model.layers.%zu.%s.%s.lora_%c.weight", layer,
-                         module <= QL_O ? "self_attn" : "mlp", ql_module_name((ql_module)module), "AB"[side]);
+                         ql_module_path((ql_module)module), ql_module_name(ql_model_shape(r->model), (ql_module)module),
+                         "AB"[side]);
                 const ql_tensor *tensor;
                 ck_assert_ok(ql_tensors_need(&tensor, tensors, name, 2, NULL, &err), &err);
                 ck_assert_uint_eq(ql_tensor_elements(tensor), count[side]);

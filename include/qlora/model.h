@@ -1,4 +1,5 @@
-/* Decoder-only transformers (Llama, Qwen2/2.5, Qwen3) over frozen quantized weights and LoRA adapters.
+/* Decoder-only transformers (Llama, Qwen2/2.5, Qwen3, Mistral, Gemma 2 and 3, Phi-3, SmolLM3) over frozen quantized
+ * weights and LoRA adapters.
  *
  * Callers need not know about blocks, activations or caches: they open a model, attach adapters, and
  * evaluate, generate (here) or train (train.h). */
@@ -13,27 +14,57 @@
 extern "C" {
 #endif
 
-typedef enum ql_arch { QL_ARCH_LLAMA, QL_ARCH_QWEN2, QL_ARCH_QWEN3 } ql_arch;
+typedef enum ql_arch {
+    QL_ARCH_LLAMA,
+    QL_ARCH_QWEN2,
+    QL_ARCH_QWEN3,
+    QL_ARCH_MISTRAL,
+    QL_ARCH_GEMMA2,
+    QL_ARCH_GEMMA3, /* its text model */
+    QL_ARCH_PHI3,
+    QL_ARCH_SMOLLM3,
+} ql_arch;
+
+/* A set of layers: layer i is bit i % 64 of element i / 64. */
+typedef struct ql_layer_set {
+    uint64_t bits[16];
+} ql_layer_set;
+
+static inline bool ql_layer_in(const ql_layer_set *set, size_t layer)
+{
+    return set->bits[layer / 64] >> layer % 64 & 1;
+}
 
 /* The shape of a model, in elements. Named as in Hugging Face's config.json. */
 typedef struct ql_model_config {
     ql_arch arch;
     size_t vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, max_positions;
     double rms_norm_eps, rope_theta;
-    struct { /* Llama-3 RoPE scaling; factor 0: none */
-        double factor, low_freq_factor, high_freq_factor;
+    struct { /* RoPE scaling; factor 0: none */
+        double factor, low_freq_factor, high_freq_factor; /* the latter two and the next are Llama 3's, or 0: linear */
         size_t original_max_positions;
     } rope_scaling;
+    size_t rotated;           /* elements of a head that are rotated; 0: all (Phi-3's partial_rotary_factor) */
+    double local_rope_theta;  /* of the layers with a window, which are not scaled then; 0: as the others (Gemma 3) */
+    size_t window;            /* positions that a token sees in the `windowed` layers, its own among them; 0: all */
+    ql_layer_set windowed, unturned; /* layers with the window, and without any rotation (SmolLM3) */
+    double attention_scalar;  /* scores are divided by its root (query_pre_attn_scalar); 0: head_dim */
+    double attention_softcap, logit_softcap; /* 0: none (Gemma 2) */
     ql_dtype stored; /* type of the weights in the files, as config.json says; F32 when it does not */
     ql_format quantized; /* of the linear layers in a bitsandbytes checkpoint; dense (zeroed): they are not quantized */
     bool partly;         /* some of them are dense even so; which ones the files tell */
     bool tied;     /* the LM head is the embedding */
     bool qkv_bias; /* q, k and v have biases */
     bool o_bias, mlp_bias;
-    bool qk_norm; /* RMSNorm on each head of q and k (Qwen3) */
+    bool qk_norm; /* RMSNorm on each head of q and k (Qwen3, Gemma 3) */
+    bool fused;   /* q, k and v are one matrix, gate and up another (Phi-3) */
+    bool gelu;    /* GeGLU instead of SwiGLU (Gemma) */
+    bool out_norms;        /* norms also after attention and MLP, before their sums (Gemma) */
+    bool offset_norms;     /* norms are stored as what they add to 1 (Gemma) */
+    bool scaled_embedding; /* times the root of hidden_size (Gemma) */
 } ql_model_config;
 
-/* "llama", "qwen2", "qwen3". */
+/* "llama", "qwen2", and so on: Hugging Face's model_type. */
 QL_API const char *ql_arch_name(ql_arch arch);
 
 /* Reads DIR/config.json (or the file itself), or the metadata of a GGUF file. QL_ERR_UNSUPPORTED names an architecture or feature that
@@ -43,13 +74,15 @@ QL_API ql_status ql_model_config_read(ql_model_config *out, const char *path, ql
 /* Parameters of the whole model, embeddings once when tied. */
 QL_API size_t ql_model_config_parameters(const ql_model_config *config);
 
-/* The linear layers of a block that carry quantized weights and may carry adapters. */
+/* The linear layers of a block that carry quantized weights and may carry adapters. Where they are fused QL_Q is
+ * qkv_proj and QL_GATE gate_up_proj, and the others that these hold have no outputs. */
 typedef enum ql_module { QL_Q, QL_K, QL_V, QL_O, QL_GATE, QL_UP, QL_DOWN, QL_MODULES } ql_module;
-QL_API const char *ql_module_name(ql_module module); /* "q_proj", ... "down_proj" */
+QL_API const char *ql_module_name(const ql_model_config *config, ql_module module); /* "q_proj", ... "down_proj" */
 QL_API size_t ql_module_inputs(const ql_model_config *config, ql_module module);
 QL_API size_t ql_module_outputs(const ql_model_config *config, ql_module module);
 
-/* A set of modules: bit i is module i. "all-linear", or names joined by commas. QL_ERR_ARG names the rest. */
+/* A set of modules: bit i is module i. "all-linear", or names joined by commas; qkv_proj is q, k and v together,
+ * gate_up_proj gate and up. QL_ERR_ARG names the rest. */
 QL_API ql_status ql_modules_parse(unsigned *out, const char *names, ql_error *err);
 enum { QL_ALL_LINEAR = (1u << QL_MODULES) - 1 };
 

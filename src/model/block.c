@@ -18,6 +18,8 @@ static void linear(const ql_block_call *call, ql_module module, const float *x, 
 {
     const ql_model_config *c = &call->model->config;
     ql_dropout own;
+    if (!ql_module_present(c, module)) /* another one holds it */
+        return;
     ql_mark(call->workers, QL_PART_FORWARD);
     ql_linear_forward(&call->model->blocks[call->index].linear[module], call->m, x, ql_module_inputs(c, module), y,
                       ql_module_outputs(c, module), saved->h[module], dropout_of(call, module, &own), call->pass->work,
@@ -30,6 +32,8 @@ static void linear_backward(const ql_block_call *call, ql_module module, const f
 {
     const ql_model_config *c = &call->model->config;
     ql_dropout own;
+    if (!ql_module_present(c, module)) /* another one holds it */
+        return;
     ql_mark(call->workers, QL_PART_BACKWARD);
     ql_linear_backward(&call->model->blocks[call->index].linear[module], call->m, x, ql_module_inputs(c, module), dy,
                        ql_module_outputs(c, module), saved->h[module], dx, ql_module_inputs(c, module), add,
@@ -59,23 +63,58 @@ static void block_norm_backward(const ql_block_call *call, const float *w, const
                         call->workers);
 }
 
-/* Norm (Qwen3) and rope of the heads in raw, into turned. */
-static void turn_heads(const ql_block_call *call, const float *w, size_t heads, const float *raw, float *rstd,
+/* The norm after attention or MLP (Gemma), from what they gave into y. */
+static void out_norm(const ql_block_call *call, const float *w, const float *x, float *y)
+{
+    size_t d = call->model->config.hidden_size;
+    ql_rmsnorm norm = norm_of(call->model, w, 1, d);
+    ql_rmsnorm_forward(&norm, call->m, x, d, y, d, call->pass->rstd, call->workers);
+}
+
+/* The gradient of what attention or MLP gave, before such a norm: pass->d itself where there is none. */
+static const float *out_norm_backward(const ql_block_call *call, const float *w, const float *x)
+{
+    ql_pass *pass = call->pass;
+    size_t d = call->model->config.hidden_size;
+    if (!w)
+        return pass->d;
+    ql_rmsnorm norm = norm_of(call->model, w, 1, d);
+    out_norm(call, w, x, pass->norm); /* for its rstd */
+    ql_rmsnorm_backward(&norm, call->m, x, d, pass->rstd, pass->d, d, pass->dnorm, d, false, call->workers);
+    return pass->dnorm;
+}
+
+/* The rotation of the block at hand; NULL: it has none. */
+static const ql_rope *rope_of(const ql_block_call *call)
+{
+    const ql_model_config *c = &call->model->config;
+    if (ql_layer_in(&c->unturned, call->index))
+        return NULL;
+    return c->local_rope_theta > 0 && ql_layer_in(&c->windowed, call->index) ? &call->pass->local_rope
+                                                                             : &call->pass->rope;
+}
+
+/* Norm (Qwen3, Gemma 3) and rope of the heads in raw, into turned. */
+static void turn_heads(const ql_block_call *call, const float *w, size_t heads, size_t ld, const float *raw, float *rstd,
                        float *turned)
 {
-    size_t hd = call->model->config.head_dim, ld = heads * hd;
+    size_t hd = call->model->config.head_dim;
+    const ql_rope *rope = rope_of(call);
     if (w) {
         ql_rmsnorm norm = norm_of(call->model, w, heads, hd);
         ql_rmsnorm_forward(&norm, call->m, raw, ld, turned, ld, rstd, call->workers);
     }
-    ql_rope_rotate(&call->pass->rope, call->m, call->position, heads, turned, ld, false, call->workers);
+    if (rope)
+        ql_rope_rotate(rope, call->m, call->position, heads, turned, ld, false, call->workers);
 }
 
-static void turn_heads_back(const ql_block_call *call, const float *w, size_t heads, const float *raw,
+static void turn_heads_back(const ql_block_call *call, const float *w, size_t heads, size_t ld, const float *raw,
                             const float *rstd, float *grad)
 {
-    size_t hd = call->model->config.head_dim, ld = heads * hd;
-    ql_rope_rotate(&call->pass->rope, call->m, call->position, heads, grad, ld, true, call->workers);
+    size_t hd = call->model->config.head_dim;
+    const ql_rope *rope = rope_of(call);
+    if (rope)
+        ql_rope_rotate(rope, call->m, call->position, heads, grad, ld, true, call->workers);
     if (w) {
         ql_rmsnorm norm = norm_of(call->model, w, heads, hd);
         ql_rmsnorm_backward(&norm, call->m, raw, ld, rstd, grad, ld, grad, ld, false, call->workers);
@@ -84,10 +123,24 @@ static void turn_heads_back(const ql_block_call *call, const float *w, size_t he
 
 /* ---- the block ---- */
 
-ql_attention ql_model_attention(const ql_model *model, size_t sequences, const size_t *start)
+ql_attention ql_model_attention(const ql_model *model, size_t layer, size_t sequences, const size_t *start)
 {
     const ql_model_config *c = &model->config;
-    return (ql_attention){c->heads, c->kv_heads, c->head_dim, 1.0f / sqrtf((float)c->head_dim), sequences, start, 0, 0};
+    return (ql_attention){
+        .heads = c->heads,
+        .kv_heads = c->kv_heads,
+        .head_dim = c->head_dim,
+        .scale = 1.0f / sqrtf(c->attention_scalar > 0 ? (float)c->attention_scalar : (float)c->head_dim),
+        .sequences = sequences,
+        .start = start,
+        .window = ql_layer_in(&c->windowed, layer) ? c->window : 0,
+        .softcap = (float)c->attention_softcap,
+    };
+}
+
+float ql_embedding_scale(const ql_model_config *c)
+{
+    return c->scaled_embedding ? sqrtf((float)c->hidden_size) : 1;
 }
 
 void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
@@ -98,30 +151,44 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
     linear(call, QL_Q, call->pass->norm, saved, saved->q_raw);
     linear(call, QL_K, call->pass->norm, saved, saved->k_raw);
     linear(call, QL_V, call->pass->norm, saved, saved->v);
-    turn_heads(call, block->q_norm, c->heads, saved->q_raw, saved->rstd_q, saved->q);
-    turn_heads(call, block->k_norm, c->kv_heads, saved->k_raw, saved->rstd_k, saved->k);
+    turn_heads(call, block->q_norm, c->heads, ql_ldq(c), saved->q_raw, saved->rstd_q, saved->q);
+    turn_heads(call, block->k_norm, c->kv_heads, ql_ldkv(c), saved->k_raw, saved->rstd_k, saved->k);
+}
+
+static void activate(const ql_block_call *call, const ql_saved *saved)
+{
+    const ql_model_config *c = &call->model->config;
+    size_t f = c->intermediate_size, ld = ql_ldgate(c);
+    ql_glu_forward(c->gelu ? QL_GEGLU : QL_SWIGLU, call->m, f, saved->gate, ld, saved->up, ld, call->pass->act, f,
+                   call->workers);
 }
 
 void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
 {
     const ql_block *block = &call->model->blocks[call->index];
-    size_t d = call->model->config.hidden_size, f = call->model->config.intermediate_size;
-    linear(call, QL_O, saved->att, saved, saved->mid);
+    const ql_model_config *c = &call->model->config;
+    size_t d = c->hidden_size;
+    linear(call, QL_O, saved->att, saved, c->out_norms ? saved->att_out : saved->mid);
+    if (c->out_norms)
+        out_norm(call, block->att_out_norm, saved->att_out, saved->mid);
     ql_add(call->m * d, saved->x, saved->mid, call->workers);
-    block_norm(call, block->post_norm, saved->mid);
+    block_norm(call, block->mlp_norm, saved->mid);
     linear(call, QL_GATE, call->pass->norm, saved, saved->gate);
     linear(call, QL_UP, call->pass->norm, saved, saved->up);
-    ql_glu_forward(QL_SWIGLU, call->m, f, saved->gate, f, saved->up, f, call->pass->act, f, call->workers);
-    linear(call, QL_DOWN, call->pass->act, saved, out);
+    activate(call, saved);
+    linear(call, QL_DOWN, call->pass->act, saved, c->out_norms ? saved->mlp_out : out);
+    if (c->out_norms)
+        out_norm(call, block->mlp_out_norm, saved->mlp_out, out);
     ql_add(call->m * d, saved->mid, out, call->workers);
 }
 
 void ql_block_forward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved, float *out)
 {
-    size_t q = attention->heads * attention->head_dim, kv = attention->kv_heads * attention->head_dim;
+    const ql_model_config *c = &call->model->config;
     ql_block_qkv(call, saved);
     ql_mark(call->workers, QL_PART_ATTENTION);
-    ql_attention_forward(attention, saved->q, q, saved->k, saved->v, kv, saved->att, q, saved->lse, call->workers);
+    ql_attention_forward(attention, saved->q, ql_ldq(c), saved->k, saved->v, ql_ldkv(c), saved->att,
+                         c->heads * c->head_dim, saved->lse, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
     ql_block_tail(call, saved, out);
 }
@@ -130,15 +197,18 @@ static void mlp_backward(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
     ql_pass *pass = call->pass;
-    size_t f = call->model->config.intermediate_size;
-    ql_glu_forward(QL_SWIGLU, call->m, f, saved->gate, f, saved->up, f, pass->act, f, call->workers);
-    linear_backward(call, QL_DOWN, pass->act, pass->d, saved, pass->dact, false);
+    const ql_model_config *c = &call->model->config;
+    size_t f = c->intermediate_size, ld = ql_ldgate(c);
+    const float *dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
+    activate(call, saved);
+    linear_backward(call, QL_DOWN, pass->act, dout, saved, pass->dact, false);
     float *dgate = saved->gate, *dup = saved->up;
-    ql_glu_backward(QL_SWIGLU, call->m, f, saved->gate, f, saved->up, f, pass->dact, f, dgate, f, dup, f, call->workers);
-    block_norm(call, block->post_norm, saved->mid);
+    ql_glu_backward(c->gelu ? QL_GEGLU : QL_SWIGLU, call->m, f, saved->gate, ld, saved->up, ld, pass->dact, f, dgate, ld,
+                    dup, ld, call->workers);
+    block_norm(call, block->mlp_norm, saved->mid);
     linear_backward(call, QL_GATE, pass->norm, dgate, saved, pass->dnorm, false);
     linear_backward(call, QL_UP, pass->norm, dup, saved, pass->dnorm, true);
-    block_norm_backward(call, block->post_norm, saved->mid);
+    block_norm_backward(call, block->mlp_norm, saved->mid);
 }
 
 void ql_block_backward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved)
@@ -146,10 +216,10 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
     ql_pass *pass = call->pass;
-    size_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    size_t ldq = ql_ldq(c), ldkv = ql_ldkv(c), ldo = c->heads * c->head_dim;
     mlp_backward(call, saved);
-    linear_backward(call, QL_O, saved->att, pass->d, saved, pass->datt, false);
-    float *dq = pass->datt;
+    const float *dout = out_norm_backward(call, block->att_out_norm, saved->att_out);
+    linear_backward(call, QL_O, saved->att, dout, saved, pass->datt, false);
     ql_attention_grads grads = {
         .q = saved->q,
         .k = saved->k,
@@ -157,24 +227,24 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
         .o = saved->att,
         .dout = pass->datt,
         .lse = saved->lse,
-        .dq = dq,
+        .dq = pass->dq,
         .dk = pass->dk,
         .dv = pass->dv,
-        .ldq = q,
-        .ldkv = kv,
-        .ldo = q,
-        .lddo = q,
-        .lddq = q,
-        .lddkv = kv,
+        .ldq = ldq,
+        .ldkv = ldkv,
+        .ldo = ldo,
+        .lddo = ldo,
+        .lddq = ldq,
+        .lddkv = ldkv,
     };
     ql_mark(call->workers, QL_PART_ATTENTION);
     ql_attention_backward(attention, &grads, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
-    turn_heads_back(call, block->q_norm, c->heads, saved->q_raw, saved->rstd_q, dq);
-    turn_heads_back(call, block->k_norm, c->kv_heads, saved->k_raw, saved->rstd_k, pass->dk);
+    turn_heads_back(call, block->q_norm, c->heads, ldq, saved->q_raw, saved->rstd_q, pass->dq);
+    turn_heads_back(call, block->k_norm, c->kv_heads, ldkv, saved->k_raw, saved->rstd_k, pass->dk);
     block_norm(call, block->input_norm, saved->x);
     float *dx = call->index > 0 ? pass->dnorm : NULL; /* nothing is trained below the first block */
-    linear_backward(call, QL_Q, pass->norm, dq, saved, dx, false);
+    linear_backward(call, QL_Q, pass->norm, pass->dq, saved, dx, false);
     linear_backward(call, QL_K, pass->norm, pass->dk, saved, dx, true);
     linear_backward(call, QL_V, pass->norm, pass->dv, saved, dx, true);
     if (dx)

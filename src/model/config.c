@@ -8,37 +8,32 @@
 #include "io/path.h"
 #include "model/config.h"
 
-static const struct {
-    const char *name;
-    bool qkv_bias, qk_norm; /* what the architecture fixes, when config.json is silent */
-} archs[] = {
-    [QL_ARCH_LLAMA] = {"llama", false, false},
-    [QL_ARCH_QWEN2] = {"qwen2", true, false},
-    [QL_ARCH_QWEN3] = {"qwen3", false, true},
-};
-enum { ARCHS = sizeof archs / sizeof *archs };
-
-const char *ql_arch_name(ql_arch arch)
-{
-    return archs[arch].name;
-}
-
 static ql_status read_arch(ql_model_config *c, const ql_json_at *root, ql_error *err)
 {
     const char *type = NULL;
     ql_status status = ql_json_get_string(root, "model_type", QL_REQUIRED, &type, NULL, err);
     if (status)
         return status;
-    for (int i = 0; i < ARCHS; i++) {
-        if (strcmp(type, archs[i].name) == 0) {
-            c->arch = (ql_arch)i;
-            c->qkv_bias = archs[i].qkv_bias;
-            c->qk_norm = archs[i].qk_norm;
-            return QL_OK;
-        }
+    const ql_arch_traits *traits;
+    for (int i = 0; (traits = ql_arch_traits_of((ql_arch)i)); i++) {
+        if (strcmp(type, traits->name) != 0)
+            continue;
+        c->arch = (ql_arch)i;
+        c->qkv_bias = traits->qkv_bias;
+        c->qk_norm = traits->qk_norm;
+        c->fused = traits->fused;
+        c->gelu = traits->gelu;
+        c->out_norms = traits->out_norms;
+        c->offset_norms = traits->offset_norms;
+        c->scaled_embedding = traits->scaled_embedding;
+        c->tied = traits->tied;
+        c->head_dim = traits->head_dim;
+        c->rms_norm_eps = traits->eps;
+        return QL_OK;
     }
-    return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: model_type \"%s\" is not supported; llama, qwen2 and qwen3 are",
-                   root->file, type);
+    char names[QL_ARCH_NAMES_BYTES];
+    return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: model_type \"%.60s\" is not supported; %s are", root->file, type,
+                   ql_arch_names(names, false));
 }
 
 ql_status ql_model_config_heads(ql_model_config *c, const char *file, ql_error *err)
@@ -82,65 +77,20 @@ static ql_status read_sizes(ql_model_config *c, const ql_json_at *root, ql_error
     return ql_model_config_heads(c, root->file, err);
 }
 
-static ql_status read_scaling(ql_model_config *c, const ql_json_at *scaling, ql_error *err)
-{
-    const char *type = NULL;
-    ql_status status = ql_json_get_string(scaling, "rope_type", QL_OPTIONAL, &type, NULL, err);
-    if (!status && !type)
-        status = ql_json_get_string(scaling, "type", QL_OPTIONAL, &type, NULL, err);
-    if (status || !type || strcmp(type, "default") == 0)
-        return status;
-    if (strcmp(type, "llama3") != 0)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: rope scaling \"%s\" is not supported; llama3 is", scaling->file,
-                       type);
-    status = ql_json_get_double(scaling, "factor", QL_REQUIRED, 1, 1e6, &c->rope_scaling.factor, err);
-    if (!status)
-        status = ql_json_get_double(scaling, "low_freq_factor", QL_REQUIRED, 1e-6, 1e6,
-                                    &c->rope_scaling.low_freq_factor, err);
-    if (!status)
-        status = ql_json_get_double(scaling, "high_freq_factor", QL_REQUIRED, 1e-6, 1e6,
-                                    &c->rope_scaling.high_freq_factor, err);
-    if (!status)
-        status = ql_json_get_size(scaling, "original_max_position_embeddings", QL_REQUIRED, 1, QL_MAX_POSITIONS,
-                                  &c->rope_scaling.original_max_positions, err);
-    if (!status && c->rope_scaling.high_freq_factor <= c->rope_scaling.low_freq_factor)
-        status = ql_fail(err, QL_ERR_FORMAT, "%s: rope scaling: high_freq_factor %g is not above low_freq_factor %g",
-                         scaling->file, c->rope_scaling.high_freq_factor, c->rope_scaling.low_freq_factor);
-    return status;
-}
-
-/* rope_theta and rope_scaling, or both in rope_parameters as newer writers put them. */
-static ql_status read_rope(ql_model_config *c, const ql_json_at *root, ql_error *err)
-{
-    ql_json_at scaling, parameters;
-    c->rope_theta = 10000;
-    ql_status status = ql_json_get_double(root, "rope_theta", QL_OPTIONAL, 1, 1e12, &c->rope_theta, err);
-    if (!status)
-        status = ql_json_get_object(root, "rope_scaling", QL_OPTIONAL, &scaling, err);
-    if (!status)
-        status = ql_json_get_object(root, "rope_parameters", QL_OPTIONAL, &parameters, err);
-    if (!status && scaling.value)
-        status = read_scaling(c, &scaling, err);
-    if (!status && parameters.value) {
-        status = ql_json_get_double(&parameters, "rope_theta", QL_OPTIONAL, 1, 1e12, &c->rope_theta, err);
-        if (!status)
-            status = read_scaling(c, &parameters, err);
-    }
-    return status;
-}
-
 /* Whatever changes the mathematics and is not implemented. */
-static ql_status refuse_others(const ql_json_at *root, ql_error *err)
+static ql_status refuse_others(const ql_model_config *c, const ql_json_at *root, ql_error *err)
 {
-    const char *act = "silu";
-    bool sliding = false;
-    ql_status status = ql_json_get_string(root, "hidden_act", QL_OPTIONAL, &act, NULL, err);
+    bool gelu = ql_arch_traits_of(c->arch)->gelu, both_ways = false;
+    const char *key = gelu ? "hidden_activation" : "hidden_act", *wanted = gelu ? "gelu_pytorch_tanh" : "silu";
+    const char *act = wanted;
+    ql_status status = ql_json_get_string(root, key, QL_OPTIONAL, &act, NULL, err);
     if (!status)
-        status = ql_json_get_bool(root, "use_sliding_window", QL_OPTIONAL, &sliding, err);
-    if (!status && strcmp(act, "silu") != 0)
-        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: hidden_act \"%s\" is not supported; silu is", root->file, act);
-    if (!status && sliding)
-        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: use_sliding_window is not supported", root->file);
+        status = ql_json_get_bool(root, "use_bidirectional_attention", QL_OPTIONAL, &both_ways, err);
+    if (!status && strcmp(act, wanted) != 0)
+        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s \"%.40s\" is not supported with %s; %s is", root->file, key, act,
+                         ql_arch_name(c->arch), wanted);
+    if (!status && both_ways)
+        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: use_bidirectional_attention is not supported", root->file);
     return status;
 }
 
@@ -160,18 +110,45 @@ static ql_status read_stored(ql_model_config *c, const ql_json_at *root, ql_erro
 
 static ql_status read_flags(ql_model_config *c, const ql_json_at *root, ql_error *err)
 {
+    const ql_arch_traits *traits = ql_arch_traits_of(c->arch);
     ql_status status = ql_json_get_bool(root, "tie_word_embeddings", QL_OPTIONAL, &c->tied, err);
-    if (!status && c->arch != QL_ARCH_QWEN2) {
-        bool bias = false; /* Llama's attention_bias covers o_proj too */
+    if (!status && traits->attention_bias) {
+        bool bias = false; /* covers o_proj too */
         status = ql_json_get_bool(root, "attention_bias", QL_OPTIONAL, &bias, err);
         c->qkv_bias = c->o_bias = bias;
     }
-    if (!status && c->arch == QL_ARCH_LLAMA)
+    if (!status && traits->mlp_bias)
         status = ql_json_get_bool(root, "mlp_bias", QL_OPTIONAL, &c->mlp_bias, err);
-    c->rms_norm_eps = 1e-6;
     if (!status)
         status = read_stored(c, root, err);
     return status ? status : ql_json_get_double(root, "rms_norm_eps", QL_OPTIONAL, 0, 1, &c->rms_norm_eps, err);
+}
+
+/* A number that null turns off, which is not the same as leaving it out. */
+static ql_status read_cap(const ql_json_at *root, const char *key, double *out, ql_error *err)
+{
+    const json_t *value = ql_json_member(root, key);
+    if (value && json_is_null(value)) {
+        *out = 0;
+        return QL_OK;
+    }
+    return ql_json_get_double(root, key, QL_OPTIONAL, 1e-3, 1e6, out, err);
+}
+
+/* Scale and soft caps of scores and logits. */
+static ql_status read_scores(ql_model_config *c, const ql_json_at *root, ql_error *err)
+{
+    const ql_arch_traits *traits = ql_arch_traits_of(c->arch);
+    if (!traits->scores)
+        return QL_OK;
+    c->attention_scalar = traits->attention_scalar;
+    c->attention_softcap = traits->attention_softcap;
+    c->logit_softcap = traits->logit_softcap;
+    ql_status status =
+        ql_json_get_double(root, "query_pre_attn_scalar", QL_OPTIONAL, 1e-6, 1e6, &c->attention_scalar, err);
+    if (!status)
+        status = read_cap(root, "attn_logit_softcapping", &c->attention_softcap, err);
+    return status ? status : read_cap(root, "final_logit_softcapping", &c->logit_softcap, err);
 }
 
 static ql_status read_gguf(ql_model_config *out, const char *path, ql_error *err)
@@ -198,10 +175,12 @@ ql_status ql_model_config_read(ql_model_config *out, const char *path, ql_error 
         ql_model_config c = {0};
         status = read_arch(&c, &root, err);
         status = status ? status : ql_model_config_quantized(&c, &root, err);
-        status = status ? status : refuse_others(&root, err);
+        status = status ? status : refuse_others(&c, &root, err);
         status = status ? status : read_sizes(&c, &root, err);
         status = status ? status : read_flags(&c, &root, err);
-        status = status ? status : read_rope(&c, &root, err);
+        status = status ? status : read_scores(&c, &root, err);
+        status = status ? status : ql_model_config_rope(&c, &root, err);
+        status = status ? status : ql_model_config_layers(&c, &root, err);
         if (!status)
             *out = c;
     }
@@ -212,7 +191,7 @@ ql_status ql_model_config_read(ql_model_config *out, const char *path, ql_error 
 
 size_t ql_model_config_parameters(const ql_model_config *c)
 {
-    size_t block = 2 * c->hidden_size + (c->qk_norm ? 2 * c->head_dim : 0);
+    size_t block = (c->out_norms ? 4 : 2) * c->hidden_size + (c->qk_norm ? 2 * c->head_dim : 0);
     for (int module = 0; module < QL_MODULES; module++) {
         size_t n = ql_module_outputs(c, module);
         block += n * ql_module_inputs(c, module) + (ql_module_has_bias(c, module) ? n : 0);

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "io/gguf.h"
-#include "model/model.h"
+#include "model/config.h"
 
 typedef struct reader {
     const ql_gguf *gguf;
@@ -33,17 +33,17 @@ static ql_status read_arch(reader *r, ql_model_config *c)
     ql_status status = ql_gguf_get_string(r->gguf, "general.architecture", &text, &length, r->err);
     if (status)
         return status;
-    for (ql_arch arch = QL_ARCH_LLAMA; arch <= QL_ARCH_QWEN3; arch++) {
-        const char *name = ql_arch_name(arch);
-        if (strlen(name) != length || memcmp(name, text, length) != 0)
+    const ql_arch_traits *traits;
+    for (int i = 0; (traits = ql_arch_traits_of((ql_arch)i)); i++) {
+        if (!traits->gguf || strlen(traits->name) != length || memcmp(traits->name, text, length) != 0)
             continue;
-        c->arch = arch;
-        strcpy(r->arch, name);
+        c->arch = (ql_arch)i;
+        snprintf(r->arch, sizeof r->arch, "%s", traits->name);
         return QL_OK;
     }
-    return ql_fail(r->err, QL_ERR_UNSUPPORTED,
-                   "%s: general.architecture \"%.*s\" is not supported; llama, qwen2 and qwen3 are", r->path,
-                   length < 60 ? (int)length : 60, text);
+    char names[QL_ARCH_NAMES_BYTES];
+    return ql_fail(r->err, QL_ERR_UNSUPPORTED, "%s: general.architecture \"%.*s\" is not supported; %s are", r->path,
+                   length < 60 ? (int)length : 60, text, ql_arch_names(names, true));
 }
 
 static ql_status read_size(reader *r, const char *name, bool required, size_t max, size_t *out)

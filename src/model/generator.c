@@ -1,5 +1,6 @@
 /* Generation: the blocks' forward pass over a key/value cache. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "model/pass.h"
@@ -15,6 +16,13 @@ struct ql_generator {
     uint32_t positions[PREFILL];
     ql_pass pass;
 };
+
+/* Rows of a fused q, k and v into the cache, which keeps k and v apart. */
+static void keep_rows(float *to, const float *from, size_t m, size_t width, size_t ld)
+{
+    for (size_t i = 0; i < m; i++)
+        memcpy(to + i * width, from + i * ld, width * sizeof *to);
+}
 
 static size_t kv_width(const ql_model *model)
 {
@@ -33,7 +41,7 @@ static ql_status allocate(ql_generator *gen, ql_error *err)
     gen->values = gen->keys + cache;
     size_t chunk = gen->capacity < PREFILL ? gen->capacity : PREFILL;
     ql_scratch head = ql_matmul_scratch(gen->model->head, 1, ql_workers_count(gen->workers));
-    ql_attention attention = ql_model_attention(gen->model, 0, NULL);
+    ql_attention attention = ql_model_attention(gen->model, 0, 0, NULL);
     ql_status status = ql_workers_reserve(gen->workers, head, err);
     if (!status)
         status = ql_workers_reserve(gen->workers, ql_attention_scratch(&attention, gen->capacity, false), err);
@@ -87,20 +95,28 @@ void ql_generator_reset(ql_generator *gen)
 static void run_chunk(ql_generator *gen, const int32_t *ids, size_t m)
 {
     const ql_model *model = gen->model;
-    size_t d = model->config.hidden_size, kv = kv_width(model), q = model->config.heads * model->config.head_dim;
-    ql_attention attention = ql_model_attention(model, 0, NULL);
+    const ql_model_config *c = &model->config;
+    size_t d = c->hidden_size, kv = kv_width(model), q = c->heads * c->head_dim;
     for (size_t i = 0; i < m; i++)
         gen->positions[i] = (uint32_t)(gen->position + i);
     float *x = gen->pass.saved[0].x;
-    ql_embed(model->embed, m, ids, x, d, gen->workers);
+    ql_embed(model->embed, ql_embedding_scale(c), m, ids, x, d, gen->workers);
     for (size_t layer = 0; layer < model->config.layers; layer++) {
         ql_saved saved = gen->pass.saved[layer];
         float *keys = gen->keys + layer * gen->capacity * kv, *values = gen->values + layer * gen->capacity * kv;
-        saved.k = saved.k_raw = keys + gen->position * kv;
-        saved.v = values + gen->position * kv;
+        float *new_keys = keys + gen->position * kv, *new_values = values + gen->position * kv;
+        if (!c->fused) {
+            saved.k = saved.k_raw = new_keys;
+            saved.v = new_values;
+        }
         ql_block_call call = {model, layer, m, gen->positions, NULL, &gen->pass, gen->workers};
         ql_block_qkv(&call, &saved);
-        ql_attention_decode(&attention, gen->position, m, saved.q, q, keys, values, kv, saved.att, q, gen->workers);
+        if (c->fused) {
+            keep_rows(new_keys, saved.k, m, kv, ql_ldkv(c));
+            keep_rows(new_values, saved.v, m, kv, ql_ldkv(c));
+        }
+        ql_attention attention = ql_model_attention(model, layer, 0, NULL);
+        ql_attention_decode(&attention, gen->position, m, saved.q, ql_ldq(c), keys, values, kv, saved.att, q, gen->workers);
         ql_block_tail(&call, &saved, x);
     }
     gen->position += m;
@@ -113,6 +129,8 @@ static void last_logits(ql_generator *gen, size_t m)
     ql_rmsnorm norm = {1, d, model->final_norm, (float)model->config.rms_norm_eps};
     ql_rmsnorm_forward(&norm, 1, gen->pass.saved[0].x + (m - 1) * d, d, gen->pass.norm, d, NULL, gen->workers);
     ql_matmul(model->head, 1, gen->pass.norm, d, gen->logits, vocab, false, gen->workers);
+    if (model->config.logit_softcap > 0)
+        ql_softcap(gen->logits, vocab, (float)model->config.logit_softcap);
 }
 
 ql_status ql_generator_feed(ql_generator *gen, const int32_t *ids, size_t count, const float **logits, ql_error *err)

@@ -40,6 +40,15 @@ static ql_status load_vector(loader *l, const float *into, size_t n)
     return status ? status : ql_tensor_read_f32(tensor, 0, n, ql_writable(into), l->err);
 }
 
+static ql_status load_norm(loader *l, const float *into, size_t n)
+{
+    ql_status status = load_vector(l, into, n);
+    float *w = ql_writable(into);
+    for (size_t i = 0; l->model->config.offset_norms && !status && i < n; i++)
+        w[i] += 1;
+    return status;
+}
+
 static ql_status load_matrix(loader *l, ql_weight **out, ql_format format, size_t n, size_t k, size_t pairs)
 {
     ql_matrix_source source = {.files = l->model->files, .name = l->name, .n = n, .k = k, .pairs = pairs};
@@ -68,12 +77,7 @@ static ql_status load_embeddings(loader *l)
         status = load_matrix(l, &model->head, as_stored, c->vocab_size, c->hidden_size, 0);
     }
     name_of(l, "model.norm.weight");
-    return status ? status : load_vector(l, model->final_norm, c->hidden_size);
-}
-
-static const char *module_path(ql_module module)
-{
-    return module <= QL_O ? "self_attn" : "mlp";
+    return status ? status : load_norm(l, model->final_norm, c->hidden_size);
 }
 
 /* Heads whose rows lie in adjacent pairs: q and k in GGUF files of the Llama architecture. */
@@ -126,17 +130,21 @@ static ql_status load_block(loader *l, size_t i)
         size_t n;
     } norms[] = {
         {"input_layernorm", block->input_norm, c->hidden_size},
-        {"post_attention_layernorm", block->post_norm, c->hidden_size},
+        {c->out_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm", block->mlp_norm, c->hidden_size},
+        {"post_attention_layernorm", block->att_out_norm, c->hidden_size},
+        {"post_feedforward_layernorm", block->mlp_out_norm, c->hidden_size},
         {"self_attn.q_norm", block->q_norm, c->head_dim},
         {"self_attn.k_norm", block->k_norm, c->head_dim},
     };
     ql_status status = QL_OK;
-    for (size_t j = 0; j < 4 && !status; j++) {
+    for (size_t j = 0; j < sizeof norms / sizeof *norms && !status; j++) {
         name_of(l, "model.layers.%zu.%s.weight", i, norms[j].name);
-        status = norms[j].into ? load_vector(l, norms[j].into, norms[j].n) : QL_OK;
+        status = norms[j].into ? load_norm(l, norms[j].into, norms[j].n) : QL_OK;
     }
     for (int module = 0; module < QL_MODULES && !status; module++) {
-        const char *path = module_path(module), *name = ql_module_name(module);
+        if (!ql_module_present(c, module))
+            continue;
+        const char *path = ql_module_path(module), *name = ql_module_name(c, module);
         size_t n = ql_module_outputs(c, module), pairs = paired_heads(l, module);
         status = load_linear(l, &block->weight[module], i, (ql_module)module, l->model->format);
         name_of(l, "model.layers.%zu.%s.%s.bias", i, path, name);

@@ -9,22 +9,22 @@
 static const char *bad_part(const ql_pass *pass, const ql_saved *s, size_t tokens)
 {
     const ql_model_config *c = &pass->model->config;
-    size_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    size_t q = ql_ldq(c), kv = c->fused ? 0 : ql_ldkv(c), up = ql_module_outputs(c, QL_UP);
     const struct {
         const char *name;
         const float *x;
         size_t width;
     } parts[] = {
-        {"q_proj", s->q_raw, q},
+        {ql_module_name(c, QL_Q), s->q_raw, q},
         {"k_proj", s->k_raw, kv},
         {"v_proj", s->v, kv},
         {"the norm or rotation of q", s->q, q},
         {"the norm or rotation of k", s->k, kv},
-        {"attention", s->att, q},
+        {"attention", s->att, c->heads * c->head_dim},
         {"o_proj", s->mid, c->hidden_size},
-        {"gate_proj", s->gate, c->intermediate_size},
-        {"up_proj", s->up, c->intermediate_size},
-        {"silu(gate) * up", pass->act, c->intermediate_size},
+        {ql_module_name(c, QL_GATE), s->gate, ql_ldgate(c)},
+        {"up_proj", s->up, up},
+        {c->gelu ? "gelu(gate) * up" : "silu(gate) * up", pass->act, c->intermediate_size},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!ql_all_finite(parts[i].x, tokens * parts[i].width))
@@ -45,7 +45,7 @@ const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropou
         if (ql_all_finite(i + 1 < layers ? ql_pass_input(pass, batch, i + 1, workers) : pass->final_x, all))
             continue;
         ql_pass_input(pass, batch, i, workers);
-        ql_attention attention = ql_model_attention(model, batch->sequences, batch->start);
+        ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
         ql_block_call call = {model, i, batch->tokens, batch->position, dropout, pass, workers};
         ql_block_forward(&call, &attention, &pass->saved[i], pass->out);
         snprintf(text, QL_LOCATE_BYTES, "layer %zu, %s", i, bad_part(pass, &pass->saved[i], batch->tokens));

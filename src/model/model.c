@@ -13,9 +13,33 @@ static const char *const module_names[QL_MODULES] = {
     [QL_GATE] = "gate_proj", [QL_UP] = "up_proj", [QL_DOWN] = "down_proj",
 };
 
-const char *ql_module_name(ql_module module)
+/* What joins several modules where they are fused, and the module that stands for it. */
+static const struct {
+    const char *name;
+    ql_module module;
+    unsigned parts;
+} fused_names[] = {
+    {"qkv_proj", QL_Q, 1u << QL_Q | 1u << QL_K | 1u << QL_V},
+    {"gate_up_proj", QL_GATE, 1u << QL_GATE | 1u << QL_UP},
+};
+enum { FUSED = sizeof fused_names / sizeof *fused_names };
+
+const char *ql_module_name(const ql_model_config *c, ql_module module)
 {
+    for (size_t i = 0; c->fused && i < FUSED; i++)
+        if (fused_names[i].module == module)
+            return fused_names[i].name;
     return module_names[module];
+}
+
+const char *ql_module_path(ql_module module)
+{
+    return module <= QL_O ? "self_attn" : "mlp";
+}
+
+bool ql_module_present(const ql_model_config *c, ql_module module)
+{
+    return !c->fused || (module != QL_K && module != QL_V && module != QL_UP);
 }
 
 size_t ql_module_inputs(const ql_model_config *c, ql_module module)
@@ -25,22 +49,41 @@ size_t ql_module_inputs(const ql_model_config *c, ql_module module)
 
 size_t ql_module_outputs(const ql_model_config *c, ql_module module)
 {
+    if (!ql_module_present(c, module))
+        return 0;
     switch (module) {
     case QL_Q:
-        return c->heads * c->head_dim;
+        return (c->heads + (c->fused ? 2 * c->kv_heads : 0)) * c->head_dim;
     case QL_K:
     case QL_V:
         return c->kv_heads * c->head_dim;
     case QL_GATE:
     case QL_UP:
-        return c->intermediate_size;
+        return c->fused ? 2 * c->intermediate_size : c->intermediate_size;
     default:
         return c->hidden_size;
     }
 }
 
+size_t ql_ldq(const ql_model_config *c)
+{
+    return ql_module_outputs(c, QL_Q);
+}
+
+size_t ql_ldkv(const ql_model_config *c)
+{
+    return ql_module_outputs(c, c->fused ? QL_Q : QL_K);
+}
+
+size_t ql_ldgate(const ql_model_config *c)
+{
+    return ql_module_outputs(c, QL_GATE);
+}
+
 bool ql_module_has_bias(const ql_model_config *c, ql_module module)
 {
+    if (!ql_module_present(c, module))
+        return false;
     return module <= QL_V ? c->qkv_bias : module == QL_O ? c->o_bias : c->mlp_bias;
 }
 
@@ -53,16 +96,20 @@ ql_status ql_modules_parse(unsigned *out, const char *names, ql_error *err)
     }
     for (const char *at = names; *at;) {
         size_t length = strcspn(at, ",");
-        int found = QL_MODULES;
+        unsigned found = 0;
         for (int i = 0; i < QL_MODULES; i++)
             if (strlen(module_names[i]) == length && memcmp(at, module_names[i], length) == 0)
-                found = i;
-        if (found == QL_MODULES)
+                found = 1u << i;
+        for (size_t i = 0; i < FUSED; i++)
+            if (strlen(fused_names[i].name) == length && memcmp(at, fused_names[i].name, length) == 0)
+                found = fused_names[i].parts;
+        if (!found)
             return ql_fail(err, QL_ERR_ARG,
                            "target module \"%.*s\" is not known: use all-linear, or names of "
-                           "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj joined by commas",
+                           "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj (qkv_proj,o_proj,gate_up_proj,down_proj for "
+                           "phi3) joined by commas",
                            (int)length, at);
-        *out |= 1u << found;
+        *out |= found;
         at += length + (at[length] == ',');
     }
     return *out ? QL_OK : ql_fail(err, QL_ERR_ARG, "target modules: none are named; use all-linear for all of them");
@@ -79,7 +126,11 @@ void ql_model_list_dense(ql_model *model, ql_arena *arena)
     for (size_t i = 0; i < c->layers; i++) {
         ql_block *block = &model->blocks[i];
         block->input_norm = ql_take(arena, c->hidden_size, float);
-        block->post_norm = ql_take(arena, c->hidden_size, float);
+        block->mlp_norm = ql_take(arena, c->hidden_size, float);
+        if (c->out_norms) {
+            block->att_out_norm = ql_take(arena, c->hidden_size, float);
+            block->mlp_out_norm = ql_take(arena, c->hidden_size, float);
+        }
         if (c->qk_norm) {
             block->q_norm = ql_take(arena, c->head_dim, float);
             block->k_norm = ql_take(arena, c->head_dim, float);
@@ -90,13 +141,18 @@ void ql_model_list_dense(ql_model *model, ql_arena *arena)
     }
 }
 
-ql_rope_config ql_model_rope(const ql_model *model)
+ql_rope_config ql_model_rope(const ql_model *model, bool local)
 {
     const ql_model_config *c = &model->config;
+    size_t rotated = c->rotated ? c->rotated : c->head_dim;
+    if (local && c->local_rope_theta > 0)
+        return (ql_rope_config){.head_dim = rotated, .theta = c->local_rope_theta};
+    bool llama3 = c->rope_scaling.high_freq_factor > 0;
     return (ql_rope_config){
-        .head_dim = c->head_dim,
+        .head_dim = rotated,
         .theta = c->rope_theta,
-        .llama3 = c->rope_scaling.factor != 0,
+        .linear = llama3 ? 0 : c->rope_scaling.factor,
+        .llama3 = llama3,
         .factor = c->rope_scaling.factor,
         .low_freq_factor = c->rope_scaling.low_freq_factor,
         .high_freq_factor = c->rope_scaling.high_freq_factor,
@@ -156,7 +212,8 @@ void ql_model_destroy(ql_model *model)
 void ql_model_allow_bf16(ql_model *model, bool allow)
 {
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++)
-        ql_weight_allow_bf16(model->blocks[i / QL_MODULES].weight[i % QL_MODULES], allow);
+        if (model->blocks[i / QL_MODULES].weight[i % QL_MODULES])
+            ql_weight_allow_bf16(model->blocks[i / QL_MODULES].weight[i % QL_MODULES], allow);
     ql_weight_allow_bf16(model->embed, allow);
     ql_weight_allow_bf16(model->head, allow);
 }
@@ -174,7 +231,7 @@ ql_format ql_model_format(const ql_model *model)
 static void add_quantized(ql_model_bytes *bytes, const ql_weight *w)
 {
     ql_weight_size size = {0};
-    if (ql_weight_bytes(w) > 0)
+    if (w && ql_weight_bytes(w) > 0)
         ql_format_size(&size, ql_weight_format(w), ql_weight_rows(w), ql_weight_cols(w), NULL);
     bytes->codes += size.codes;
     bytes->scales += size.scales;
@@ -199,6 +256,8 @@ void ql_model_settle_format(ql_model *model)
     size_t most = 0, elements[QL_CODE_Q6_K + 1] = {0};
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++) {
         const ql_weight *w = model->blocks[i / QL_MODULES].weight[i % QL_MODULES];
+        if (!w)
+            continue;
         ql_format format = ql_weight_format(w);
         elements[format.code] += ql_weight_rows(w) * ql_weight_cols(w);
         if (!ql_code_is_dense(format.code) && elements[format.code] > most) {
@@ -259,6 +318,10 @@ ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model,
     const ql_model_config *c = &model->config;
     *out = NULL;
     ql_status status = check_lora(options, err);
+    for (size_t i = 0; c->fused && i < FUSED && !status; i++)
+        if (options->modules & fused_names[i].parts && ~options->modules & fused_names[i].parts)
+            status = ql_fail(err, QL_ERR_ARG, "LoRA target modules: %s has %s instead of the layers that it joins",
+                             ql_arch_name(c->arch), fused_names[i].name);
     if (status)
         return status;
     ql_adapter_shape *shapes = calloc(c->layers * QL_MODULES, sizeof *shapes);
@@ -267,7 +330,7 @@ ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model,
     ql_lora_desc desc = {.rank = options->rank, .alpha = options->alpha, .use_rslora = options->use_rslora};
     for (size_t i = 0; i < c->layers * QL_MODULES; i++) {
         ql_module module = (ql_module)(i % QL_MODULES);
-        if (options->modules >> module & 1)
+        if (options->modules >> module & 1 && ql_module_present(c, module))
             shapes[i] = (ql_adapter_shape){ql_module_inputs(c, module), ql_module_outputs(c, module), options->rank,
                                            ql_lora_scaling(&desc), options->use_dora};
     }

@@ -12,7 +12,8 @@ typedef struct ql_block {
     ql_weight *weight[QL_MODULES];
     ql_linear linear[QL_MODULES];     /* over weight, bias and adapter */
     const float *bias[QL_MODULES];    /* NULL: none; in the model's dense memory, as the norms are */
-    const float *input_norm, *post_norm; /* [hidden] */
+    const float *input_norm, *mlp_norm;  /* [hidden] before attention and MLP */
+    const float *att_out_norm, *mlp_out_norm; /* after them; NULL without out_norms */
     const float *q_norm, *k_norm;        /* [head_dim]; NULL without qk_norm */
 } ql_block;
 
@@ -26,7 +27,7 @@ struct ql_model {
     bool divided;               /* each frequency of the rotation has a divisor of its own: Llama 3's in GGUF files */
     const float *rope_divisors; /* [head_dim / 2], or NULL */
     ql_block *blocks;
-    float *dense; /* norms and biases in fp32 */
+    float *dense; /* norms (as they multiply) and biases in fp32 */
     size_t dense_bytes, mapped_bytes;
     ql_lora_options lora;
     bool planned;          /* shapes only: no weight, norm or adapter has numbers */
@@ -48,7 +49,20 @@ ql_status ql_model_config_heads(ql_model_config *c, const char *file, ql_error *
 /* The configuration in the metadata of an open GGUF file. */
 ql_status ql_model_config_gguf(ql_model_config *out, const ql_tensors *files, ql_error *err);
 
+/* QL_ERR_UNSUPPORTED when no GGUF file of that architecture is written here; `file` is where it comes from. */
+ql_status ql_model_config_check_gguf(const ql_model_config *c, const char *file, ql_error *err);
+
 bool ql_module_has_bias(const ql_model_config *config, ql_module module);
+
+/* Whether the architecture has it; in fused ones others hold k, v and up. Those have no weight. */
+bool ql_module_present(const ql_model_config *config, ql_module module);
+
+const char *ql_module_path(ql_module module); /* "self_attn" or "mlp" */
+
+/* Floats from token to token of q, of k and v, and of gate and up. */
+size_t ql_ldq(const ql_model_config *config);
+size_t ql_ldkv(const ql_model_config *config);
+size_t ql_ldgate(const ql_model_config *config);
 
 /* Allocates the blocks and the dense memory; config and format are set. */
 ql_status ql_model_prepare(ql_model *model, ql_error *err);
@@ -56,8 +70,8 @@ ql_status ql_model_prepare(ql_model *model, ql_error *err);
 /* What a model says of its format: of layers that are quantized already, the format of most of their weights. */
 void ql_model_settle_format(ql_model *model);
 
-/* The rotary embedding that the model asks for; it points into the model. */
-ql_rope_config ql_model_rope(const ql_model *model);
+/* The rotary embedding that the model asks for, of all layers or of those with a window; it points into the model. */
+ql_rope_config ql_model_rope(const ql_model *model, bool local);
 
 /* What adapters of these options need, [layers][QL_MODULES]; rank 0 where there is none. free() it. */
 ql_status ql_model_adapter_shapes(ql_adapter_shape **out, const ql_model *model, const ql_lora_options *options,

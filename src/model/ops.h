@@ -135,8 +135,9 @@ void ql_waiting_widen(const ql_waiting *arrays, size_t count, ql_workers *worker
 
 /* ---- Embedding ---- */
 
-/* y[t] = row ids[t] of the table W[vocabulary][hidden]; 0 <= ids[t] < vocabulary. */
-void ql_embed(const ql_weight *table, size_t m, const int32_t *ids, float *y, size_t ldy, ql_workers *workers);
+/* y[t] = scale times row ids[t] of the table W[vocabulary][hidden]; 0 <= ids[t] < vocabulary. */
+void ql_embed(const ql_weight *table, float scale, size_t m, const int32_t *ids, float *y, size_t ldy,
+              ql_workers *workers);
 
 /* ---- Cross-entropy joined with the LM head ---- */
 

@@ -9,16 +9,27 @@
 #include "base/workers.h"
 #include "lora/streams.h"
 
+static float *behind(float *x, size_t floats)
+{
+    return x ? x + floats : NULL;
+}
+
+/* Rows of q, k and v, joined where they are fused. */
+static void take_qkv(ql_arena *arena, const ql_model_config *c, size_t t, float **q, float **k, float **v)
+{
+    *q = ql_take(arena, t * ql_ldq(c), float);
+    *k = c->fused ? behind(*q, c->heads * c->head_dim) : ql_take(arena, t * ql_ldkv(c), float);
+    *v = c->fused ? behind(*k, c->kv_heads * c->head_dim) : ql_take(arena, t * ql_ldkv(c), float);
+}
+
 /* What attention's backward pass reads. Without one the norms of q and k and the softmax work in place. */
 static void list_attention(const ql_pass *pass, ql_arena *arena, ql_saved *s)
 {
     const ql_model_config *c = &pass->model->config;
-    size_t t = pass->capacity, q = t * c->heads * c->head_dim, kv = t * c->kv_heads * c->head_dim;
+    size_t t = pass->capacity;
     bool backward = pass->kind != QL_PASS_FORWARD, raw = backward && c->qk_norm;
-    s->q = ql_take(arena, q, float);
-    s->k = ql_take(arena, kv, float);
-    s->v = ql_take(arena, kv, float);
-    s->att = ql_take(arena, q, float);
+    take_qkv(arena, c, t, &s->q, &s->k, &s->v);
+    s->att = ql_take(arena, t * c->heads * c->head_dim, float);
     s->lse = backward ? ql_take(arena, t * c->heads, float) : NULL;
     s->rstd_q = raw ? ql_take(arena, t * c->heads, float) : NULL;
     s->rstd_k = raw ? ql_take(arena, t * c->kv_heads, float) : NULL;
@@ -33,12 +44,14 @@ static void list_others(const ql_pass *pass, ql_arena *arena, ql_saved *s)
     bool raw = pass->kind != QL_PASS_FORWARD && c->qk_norm;
     s->q_raw = raw ? ql_take(arena, t * c->heads * c->head_dim, float) : s->q;
     s->k_raw = raw ? ql_take(arena, t * c->kv_heads * c->head_dim, float) : s->k;
+    s->att_out = c->out_norms ? ql_take(arena, t * c->hidden_size, float) : NULL;
+    s->mlp_out = c->out_norms ? ql_take(arena, t * c->hidden_size, float) : NULL;
     s->mid = ql_take(arena, t * c->hidden_size, float);
-    s->gate = ql_take(arena, t * c->intermediate_size, float);
-    s->up = ql_take(arena, t * c->intermediate_size, float);
+    s->gate = ql_take(arena, t * ql_ldgate(c), float);
+    s->up = c->fused ? behind(s->gate, c->intermediate_size) : ql_take(arena, t * c->intermediate_size, float);
 }
 
-enum { MOST_WAITING = 6 };
+enum { MOST_WAITING = 8 };
 
 /* The arrays of a block that wait in bf16, of m tokens; the first is its input. Attention's do not: the gradient of a
  * softmax is a difference of nearly equal numbers, and rounding k alone moved gradients by 9 % of their largest entry
@@ -49,12 +62,22 @@ static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t m, ql_
     size_t d = c->hidden_size, f = c->intermediate_size;
     const struct {
         float *wide;
-        size_t width;
-    } all[MOST_WAITING] = {{s->x, d},  {s->mid, d}, {s->gate, f},
-                           {s->up, f}, {s->q_raw, c->heads * c->head_dim}, {s->k_raw, c->kv_heads * c->head_dim}};
-    size_t count = pass->kind == QL_PASS_RECOMPUTE ? 1 : c->qk_norm ? MOST_WAITING : MOST_WAITING - 2, at = 0;
-    for (size_t i = 0; i < count; i++) {
-        out[i] = (ql_waiting){all[i].wide, s->narrow ? s->narrow + at : NULL, m * all[i].width};
+        size_t width; /* 0: the model has none of its own */
+    } all[MOST_WAITING] = {
+        {s->x, d},
+        {s->mid, d},
+        {s->gate, ql_ldgate(c)},
+        {s->up, c->fused ? 0 : f},
+        {s->q_raw, c->qk_norm ? c->heads * c->head_dim : 0},
+        {s->k_raw, c->qk_norm ? c->kv_heads * c->head_dim : 0},
+        {s->att_out, c->out_norms ? d : 0},
+        {s->mlp_out, c->out_norms ? d : 0},
+    };
+    size_t count = 0, at = 0;
+    for (size_t i = 0; i < (pass->kind == QL_PASS_RECOMPUTE ? 1 : MOST_WAITING); i++) {
+        if (!all[i].width)
+            continue;
+        out[count++] = (ql_waiting){all[i].wide, s->narrow ? s->narrow + at : NULL, m * all[i].width};
         at += pass->capacity * all[i].width;
     }
     return count;
@@ -73,7 +96,6 @@ static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
 {
     const ql_model_config *c = &pass->model->config;
     size_t t = pass->capacity, d = t * c->hidden_size, f = t * c->intermediate_size;
-    size_t q = t * c->heads * c->head_dim, kv = t * c->kv_heads * c->head_dim;
     bool backward = pass->kind != QL_PASS_FORWARD;
     pass->out = ql_take(arena, d, float);
     pass->norm = ql_take(arena, d, float);
@@ -81,6 +103,8 @@ static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
     pass->rstd = ql_take(arena, t, float);
     pass->rope.cos = ql_take(arena, pass->rope.positions * pass->rope.half, float);
     pass->rope.sin = ql_take(arena, pass->rope.positions * pass->rope.half, float);
+    pass->local_rope.cos = ql_take(arena, pass->local_rope.positions * pass->rope.half, float);
+    pass->local_rope.sin = ql_take(arena, pass->local_rope.positions * pass->rope.half, float);
     pass->work = ql_take(arena, work, float);
     pass->loss_buffer = ql_take(arena, ql_loss_buffer_bytes(pass->model->head, t), char);
     if (!backward)
@@ -90,9 +114,8 @@ static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
     pass->dact = ql_take(arena, f, float);
     pass->d = ql_take(arena, d, float);
     pass->dnorm = ql_take(arena, d, float);
-    pass->datt = ql_take(arena, q, float);
-    pass->dk = ql_take(arena, kv, float);
-    pass->dv = ql_take(arena, kv, float);
+    take_qkv(arena, c, t, &pass->dq, &pass->dk, &pass->dv);
+    pass->datt = c->fused ? ql_take(arena, t * c->heads * c->head_dim, float) : pass->dq;
 }
 
 static void list_pass(ql_pass *pass, ql_arena *arena, size_t work)
@@ -123,12 +146,14 @@ static void list_pass(ql_pass *pass, ql_arena *arena, size_t work)
 static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *work)
 {
     const ql_model *model = pass->model;
-    ql_attention attention = ql_model_attention(model, 0, NULL);
+    ql_attention attention = ql_model_attention(model, 0, 0, NULL);
     ql_scratch need = ql_attention_scratch(&attention, pass->capacity, pass->kind != QL_PASS_FORWARD);
     need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
     *work = 0;
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++) {
         const ql_linear *layer = &model->blocks[i / QL_MODULES].linear[i % QL_MODULES];
+        if (!layer->base)
+            continue;
         need = ql_scratch_max(need, ql_linear_scratch(layer, pass->capacity, threads));
         size_t floats = ql_linear_work(layer, pass->capacity, (float)model->lora.dropout);
         *work = floats > *work ? floats : *work;
@@ -139,8 +164,11 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
 /* Lays the pass out with a NULL base: how many bytes, and how many floats of work. */
 static size_t measure(ql_pass *pass, size_t positions, size_t threads, ql_scratch *need, size_t *work)
 {
-    pass->rope = (ql_rope){.positions = positions, .half = pass->model->config.head_dim / 2,
-                            .head_dim = pass->model->config.head_dim};
+    const ql_model_config *c = &pass->model->config;
+    pass->rope = (ql_rope){.positions = positions, .half = ql_model_rope(pass->model, false).head_dim / 2,
+                            .head_dim = c->head_dim};
+    pass->local_rope = pass->rope;
+    pass->local_rope.positions = c->local_rope_theta > 0 ? positions : 0;
     *need = scratch_needed(pass, threads, work);
     ql_arena plan = {0};
     list_pass(pass, &plan, *work);
@@ -173,8 +201,9 @@ ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size
     pass->bytes = bytes;
     ql_arena real = {.base = pass->memory};
     list_pass(pass, &real, work);
-    ql_rope_config rope = ql_model_rope(model);
+    ql_rope_config rope = ql_model_rope(model, false), local = ql_model_rope(model, true);
     ql_rope_fill(&pass->rope, &rope, workers);
+    ql_rope_fill(&pass->local_rope, &local, workers);
     return QL_OK;
 }
 
@@ -214,7 +243,8 @@ static void noise_token(void *ctx, size_t index, size_t worker)
 static void embed(ql_pass *pass, const ql_batch *batch, ql_workers *workers)
 {
     size_t d = pass->model->config.hidden_size;
-    ql_embed(pass->model->embed, batch->tokens, batch->ids, pass->saved[0].x, d, workers);
+    ql_embed(pass->model->embed, ql_embedding_scale(&pass->model->config), batch->tokens, batch->ids, pass->saved[0].x, d,
+             workers);
     for (size_t i = 0; i < batch->sequences && batch->noise.alpha > 0; i++) {
         size_t tokens = batch->start[i + 1] - batch->start[i];
         noise_job job = {&batch->noise, batch->start[i], d, batch->noise.alpha / sqrtf((float)(tokens * d)),
@@ -248,8 +278,7 @@ const float *ql_pass_input(ql_pass *pass, const ql_batch *batch, size_t index, q
     return pass->saved[index].x;
 }
 
-static void forward(ql_pass *pass, const ql_batch *batch, const ql_attention *attention, const ql_dropout *dropout,
-                    ql_workers *workers)
+static void forward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers)
 {
     const ql_model *model = pass->model;
     size_t layers = model->config.layers, d = model->config.hidden_size;
@@ -260,7 +289,8 @@ static void forward(ql_pass *pass, const ql_batch *batch, const ql_attention *at
         float *out = !last ? pass->saved[i + 1].x : pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
         if (waits)
             narrow(pass, batch, i, true, workers);
-        ql_block_forward(&call, attention, &pass->saved[i], out); /* out may be the block's x */
+        ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
+        ql_block_forward(&call, &attention, &pass->saved[i], out); /* out may be the block's x */
         if (waits && !last)
             narrow(pass, batch, i, false, workers);
     }
@@ -269,8 +299,7 @@ static void forward(ql_pass *pass, const ql_batch *batch, const ql_attention *at
     ql_rmsnorm_forward(&norm, batch->tokens, x, d, pass->out, d, pass->final_rstd, workers);
 }
 
-static void backward(ql_pass *pass, const ql_batch *batch, const ql_attention *attention, const ql_dropout *dropout,
-                     ql_workers *workers)
+static void backward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers)
 {
     const ql_model *model = pass->model;
     size_t d = model->config.hidden_size;
@@ -282,9 +311,10 @@ static void backward(ql_pass *pass, const ql_batch *batch, const ql_attention *a
         bool there = i + 1 == model->config.layers; /* what the last one computed */
         if (pass->bf16 && !there)
             widen(pass, batch, i, workers);
+        ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
         if (pass->kind == QL_PASS_RECOMPUTE && !there)
-            ql_block_forward(&call, attention, &pass->saved[i], pass->out);
-        ql_block_backward(&call, attention, &pass->saved[i]);
+            ql_block_forward(&call, &attention, &pass->saved[i], pass->out);
+        ql_block_backward(&call, &attention, &pass->saved[i]);
     }
 }
 
@@ -294,8 +324,7 @@ ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, co
     const ql_model *model = pass->model;
     size_t d = model->config.hidden_size;
     bool train = pass->kind != QL_PASS_FORWARD;
-    ql_attention attention = ql_model_attention(model, batch->sequences, batch->start);
-    forward(pass, batch, &attention, dropout, workers);
+    forward(pass, batch, dropout, workers);
     ql_loss job = {
         .head = model->head,
         .m = batch->tokens,
@@ -306,6 +335,7 @@ ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, co
         .dx = train ? pass->d : NULL,
         .lddx = d,
         .token_loss = token_loss,
+        .softcap = (float)model->config.logit_softcap,
     };
     ql_mark(workers, QL_PART_LOSS);
     *loss = ql_loss_run(&job, pass->loss_buffer, workers);
@@ -314,6 +344,6 @@ ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, co
         return ql_fail(err, QL_ERR_VALUE, "the logits of token %zu of the batch (id %d) are not finite",
                        loss->first_bad, (int)batch->ids[loss->first_bad]);
     if (train)
-        backward(pass, batch, &attention, dropout, workers);
+        backward(pass, batch, dropout, workers);
     return QL_OK;
 }

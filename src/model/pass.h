@@ -5,7 +5,7 @@
 #include "model/model.h"
 
 /* What a forward pass keeps of a block for its backward pass; T tokens, D hidden, Q = heads * head_dim,
- * K = kv_heads * head_dim, F intermediate. Norm outputs and the MLP's activation are made again. */
+ * K = kv_heads * head_dim, F intermediate. Fused q, k and v share rows, gate and up too. Norm outputs and the MLP's activation are made again. */
 typedef struct ql_saved {
     float *x;            /* [T][D] input */
     float *q_raw, *k_raw; /* [T][Q], [T][K] before their norms; q and k without qk_norm or backward pass */
@@ -13,6 +13,7 @@ typedef struct ql_saved {
     float *q, *k, *v; /* after rope */
     float *att;       /* [T][Q] */
     float *lse;       /* [heads][T] */
+    float *att_out, *mlp_out; /* [T][D] before their norms, with out_norms */
     float *mid;       /* [T][D] after attention */
     float *gate, *up; /* [T][F] */
     float *h[QL_MODULES]; /* [T][r] */
@@ -30,7 +31,7 @@ typedef struct ql_pass {
     ql_pass_kind kind;
     bool bf16;        /* what waits for the backward pass does so in bf16, all but attention's arrays */
     size_t capacity;  /* tokens */
-    ql_rope rope;     /* its tables reach as far as the longest sequence */
+    ql_rope rope, local_rope; /* their tables reach as far as the longest sequence; the latter's may be empty */
     ql_saved *saved;  /* [layers]; they share what need not be kept */
     float *out;       /* [T][D] of the last block, then of the final norm */
     float *norm;      /* [T][D] */
@@ -39,7 +40,7 @@ typedef struct ql_pass {
     float *dact;      /* [T][F] */
     float *d, *dnorm; /* [T][D] */
     float *datt;      /* [T][Q] */
-    float *dk, *dv;   /* [T][K] */
+    float *dq, *dk, *dv; /* as q, k and v lie; dq may be datt */
     float *final_x, *final_rstd;
     float *work;      /* of ql_linear_forward and backward */
     void *loss_buffer;
@@ -89,13 +90,16 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved);
 /* From saved->att to the block's output out[m][D], which may be saved->x when no backward pass follows. */
 void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out);
 
+/* `attention` is that of the layer (ql_model_attention). */
 void ql_block_forward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved, float *out);
 
 /* pass->d is the gradient of the block's output on entry and of its input on return (unless it is the first
  * block, below which nothing is trained). Uses up what `saved` holds. */
 void ql_block_backward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved);
 
-/* The attention of the model, over these sequences. */
-ql_attention ql_model_attention(const ql_model *model, size_t sequences, const size_t *start);
+/* The attention of a layer over these sequences. */
+ql_attention ql_model_attention(const ql_model *model, size_t layer, size_t sequences, const size_t *start);
+
+float ql_embedding_scale(const ql_model_config *config);
 
 #endif

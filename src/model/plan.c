@@ -28,7 +28,9 @@ static ql_status plan_matrices(ql_model *model, ql_error *err)
         status = plan_matrix(model, &model->head, dense, "LM head", c->vocab_size, c->hidden_size, err);
     for (size_t i = 0; i < c->layers * QL_MODULES && !status; i++) {
         ql_module module = (ql_module)(i % QL_MODULES);
-        status = plan_matrix(model, &model->blocks[i / QL_MODULES].weight[module], linear, ql_module_name(module),
+        if (!ql_module_present(c, module))
+            continue;
+        status = plan_matrix(model, &model->blocks[i / QL_MODULES].weight[module], linear, ql_module_name(c, module),
                              ql_module_outputs(c, module), ql_module_inputs(c, module), err);
     }
     return status;

@@ -62,12 +62,15 @@ static ql_status fill_model(ql_model *model, uint16_t *buffer, uint64_t seed, ql
     for (size_t i = 0; i < c->layers; i++) {
         ql_block *block = &model->blocks[i];
         fill_ones(block->input_norm, c->hidden_size);
-        fill_ones(block->post_norm, c->hidden_size);
+        fill_ones(block->mlp_norm, c->hidden_size);
+        fill_ones(block->att_out_norm, c->hidden_size);
+        fill_ones(block->mlp_out_norm, c->hidden_size);
         fill_ones(block->q_norm, c->head_dim);
         fill_ones(block->k_norm, c->head_dim);
         for (int module = 0; module < QL_MODULES && !status; module++)
-            status = random_weight(&block->weight[module], model->format, buffer, seed, stream++,
-                                   ql_module_outputs(c, module), ql_module_inputs(c, module), workers, err);
+            if (ql_module_present(c, module))
+                status = random_weight(&block->weight[module], model->format, buffer, seed, stream++,
+                                       ql_module_outputs(c, module), ql_module_inputs(c, module), workers, err);
     }
     return status;
 }

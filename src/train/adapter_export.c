@@ -255,6 +255,8 @@ ql_status ql_adapter_export(ql_export target, const char *adapter, const char *m
         ql_fail_in(err, status, "%s", adapter);
     if (!status && !j.adapters.config.base_model)
         j.adapters.config.base_model = model;
+    if (!status && target == QL_EXPORT_GGUF)
+        status = ql_model_config_check_gguf(&j.model, model, err);
     if (!status)
         status = prepare(&j);
     if (!status)

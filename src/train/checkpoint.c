@@ -78,6 +78,8 @@ static uint64_t hash_weights(const ql_model *model, float *row)
     hash = mix(hash, row, c->hidden_size * sizeof *row);
     for (size_t i = 0; i < c->layers * QL_MODULES; i++) {
         const ql_weight *w = model->blocks[i / QL_MODULES].weight[i % QL_MODULES];
+        if (!w)
+            continue;
         ql_weight_dequantize(w, 0, 1, row, ql_weight_cols(w));
         hash = mix(hash, row, ql_weight_cols(w) * sizeof *row);
     }
@@ -169,9 +171,9 @@ static void put_adapters(record *r, const ql_model *model)
     char text[VALUE_BYTES] = "";
     const ql_lora_options *lora = &model->lora;
     for (int i = 0, used = 0; i < QL_MODULES; i++)
-        if (lora->modules >> i & 1)
+        if (lora->modules >> i & 1 && ql_module_present(&model->config, (ql_module)i))
             used += snprintf(text + used, sizeof text - (size_t)used, "%s%s", used ? "," : "",
-                             ql_module_name((ql_module)i));
+                             ql_module_name(&model->config, (ql_module)i));
     put_size(r, "rank", lora->rank);
     put_real(r, "alpha", lora->alpha);
     put(r, "rslora", "%s", lora->use_rslora ? "yes" : "no");

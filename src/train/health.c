@@ -14,7 +14,7 @@ static const char *name_adapter(const ql_trainer *t, size_t index, char text[QL_
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++)
         if (model->blocks[i / QL_MODULES].linear[i % QL_MODULES].adapter == &model->adapters->layer[index])
             snprintf(text, QL_LOCATE_BYTES, "layer %zu, %s", i / QL_MODULES,
-                     ql_module_name((ql_module)(i % QL_MODULES)));
+                     ql_module_name(&model->config, (ql_module)(i % QL_MODULES)));
     return text;
 }
 

@@ -22,8 +22,9 @@ ql_status ql_layer_list_make(ql_layer_list *list, const ql_model_config *config,
         return ql_fail(err, QL_ERR_MEMORY, "the names of %zu layers: out of memory", list->count);
     for (size_t i = 0; i < list->count; i++) {
         ql_module module = (ql_module)(i % QL_MODULES);
-        snprintf(list->names[i], QL_LAYER_NAME, "model.layers.%zu.%s.%s", i / QL_MODULES,
-                 module <= QL_O ? "self_attn" : "mlp", ql_module_name(module));
+        if (ql_module_present(config, module)) /* the others have no name and no size */
+            snprintf(list->names[i], QL_LAYER_NAME, "model.layers.%zu.%s.%s", i / QL_MODULES, ql_module_path(module),
+                     ql_module_name(config, module));
         list->modules[i] =
             (ql_adapter_module){list->names[i], ql_module_inputs(config, module), ql_module_outputs(config, module)};
     }
@@ -35,8 +36,8 @@ size_t ql_layer_targets(const ql_model_config *config, unsigned modules, const c
 {
     size_t used = 0;
     for (int module = 0; module < QL_MODULES; module++)
-        if (modules >> module & 1)
-            targets[used++] = ql_module_name((ql_module)module);
+        if (modules >> module & 1 && ql_module_present(config, (ql_module)module))
+            targets[used++] = ql_module_name(config, (ql_module)module);
     if (count == used * config->layers)
         return used;
     memcpy(targets, names, count * sizeof *targets);

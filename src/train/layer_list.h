@@ -3,7 +3,7 @@
 #define QL_SRC_TRAIN_LAYER_LIST_H
 
 #include "qlora/adapter.h"
-#include "qlora/model.h"
+#include "model/model.h"
 
 enum { QL_LAYER_NAME = 64 };
 

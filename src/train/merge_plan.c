@@ -56,6 +56,8 @@ static ql_status find_layers(ql_merge_plan *p, ql_error *err)
     ql_status status = QL_OK;
     for (size_t i = 0; i < p->adapters.list.count && !status; i++) {
         const ql_tensor *found;
+        if (!p->adapters.list.modules[i].out_features) /* held by another one */
+            continue;
         status = find_layer(p, &p->adapters.list.modules[i], &found, err);
         if (!status)
             note_layer(p, i, found);

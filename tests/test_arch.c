@@ -1,0 +1,287 @@
+/* Every architecture against transformers and PEFT: logits, losses and adapters' gradients of small models, whose weights
+ * are a function of their names (tools/make_arch_references.py has the same one and wrote tests/data/arch). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/json.h"
+#include "io/path.h"
+#include "model/pass.h"
+#include "qlora/train.h"
+#include "support.h"
+
+static const char *const names[] = {"llama", "qwen2", "mistral", "gemma2", "gemma3", "phi3", "smollm3"};
+enum { NAMES = sizeof names / sizeof *names, TENSORS = 160 };
+
+static const ql_format none = {.code = QL_CODE_F32, .scale = QL_SCALE_NONE};
+static ql_error err;
+
+/* splitmix64 of the name's FNV-1a hash and a place. */
+static uint64_t bits(const char *name, uint64_t index)
+{
+    uint64_t x = 0xCBF29CE484222325u;
+    for (; *name; name++)
+        x = (x ^ (unsigned char)*name) * 0x100000001B3u;
+    x += (index + 1) * 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+static float *numbers_of(const char *name, size_t count, bool vector, bool offset_norms)
+{
+    float *x = malloc(count * sizeof *x);
+    bool lora = strstr(name, "lora_") != NULL, norm = !lora && strstr(name, "norm");
+    double offset = norm && !offset_norms ? 1 : 0;
+    double spread = strstr(name, "lora_B") || (vector && !norm) ? 0.25 : strstr(name, "embed") ? 1 : 0.5;
+    int shift = lora ? 55 : 41; /* adapters hold FP16 */
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)(offset + spread * ((double)(bits(name, i) >> shift) / ldexp(1, 63 - shift) - 1));
+    return x;
+}
+
+typedef struct arch_case {
+    json_t *json;
+    char *folder, *adapter;
+    ql_workers *workers;
+    ql_model *model;
+    size_t count;
+    int32_t ids[64];
+} arch_case;
+
+/* FOLDER/FILE of tensors of these shapes; a name in the file is before + name + after. */
+static void write_tensors(const char *folder, const char *file, const json_t *shapes, const char *before,
+                          const char *after, bool offset_norms)
+{
+    static char full[TENSORS][160];
+    ql_tensor tensors[TENSORS] = {0};
+    size_t count = 0;
+    const char *name;
+    json_t *shape;
+    json_object_foreach((json_t *)(uintptr_t)shapes, name, shape)
+    {
+        ck_assert_uint_lt(count, TENSORS);
+        ql_tensor *t = &tensors[count];
+        snprintf(full[count], sizeof full[count], "%s%s%s", before, name, after);
+        *t = (ql_tensor){.name = full[count], .dtype = QL_F32, .ndim = json_array_size(shape)};
+        for (size_t i = 0; i < t->ndim; i++)
+            t->shape[i] = (size_t)json_integer_value(json_array_get(shape, i));
+        t->data = numbers_of(name, ql_tensor_elements(t), t->ndim == 1, offset_norms);
+        count++;
+    }
+    char *path = ql_path_join(folder, file);
+    ck_assert_ok(ql_safetensors_write(path, tensors, count, NULL, 0, &err), &err);
+    for (size_t i = 0; i < count; i++)
+        free((void *)(uintptr_t)tensors[i].data);
+    free(path);
+}
+
+static void write_text(const char *folder, const char *name, const char *text)
+{
+    test_file(folder, name, text, strlen(text));
+}
+
+static void open_case(arch_case *c, const char *name, const char *config_key, ql_format format)
+{
+    char path[512], text[512], target_text[512] = "";
+    const char *root = getenv("QLORA_SOURCE_ROOT");
+    snprintf(path, sizeof path, "%s/tests/data/arch/%s.json", root ? root : ".", name);
+    *c = (arch_case){.folder = test_folder(), .adapter = test_folder()};
+    ck_assert_ok(ql_json_read(&c->json, path, &err), &err);
+    char *config = json_dumps(json_object_get(c->json, config_key), 0);
+    write_text(c->folder, "config.json", config);
+    bool offset_norms = json_is_true(json_object_get(c->json, "offset_norms"));
+    write_tensors(c->folder, "model.safetensors", json_object_get(c->json, "tensors"), "", "", offset_norms);
+    ck_assert_ok(ql_workers_create(&c->workers, 2, &err), &err);
+    ck_assert_ok(ql_model_open(&c->model, c->folder, format, c->workers, &err), &err);
+    const ql_model_config *shape = ql_model_shape(c->model);
+    for (int module = 0; module < QL_MODULES; module++)
+        if (ql_module_present(shape, (ql_module)module))
+            snprintf(target_text + strlen(target_text), sizeof target_text - strlen(target_text), "%s\"%s\"",
+                     *target_text ? ", " : "", ql_module_name(shape, (ql_module)module));
+    snprintf(text, sizeof text, "{\"peft_type\": \"LORA\", \"r\": %d, \"lora_alpha\": %d, \"target_modules\": [%s]}",
+             (int)json_integer_value(json_object_get(c->json, "rank")),
+             (int)json_integer_value(json_object_get(c->json, "alpha")), target_text);
+    write_text(c->adapter, "adapter_config.json", text);
+    write_tensors(c->adapter, "adapter_model.safetensors", json_object_get(c->json, "adapters"), "base_model.model.",
+                  ".weight", offset_norms);
+    ck_assert_ok(ql_adapter_load(c->model, c->adapter, true, &err), &err);
+    const json_t *ids = json_object_get(c->json, "token_ids");
+    c->count = json_array_size(ids);
+    for (size_t i = 0; i < c->count; i++)
+        c->ids[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+    free(config);
+}
+
+static void close_case(arch_case *c)
+{
+    ql_model_destroy(c->model);
+    ql_workers_destroy(c->workers);
+    json_decref(c->json);
+    test_folder_remove(c->folder);
+    test_folder_remove(c->adapter);
+}
+
+static double number(const json_t *array, size_t i)
+{
+    return json_number_value(json_array_get(array, i));
+}
+
+/* The last logits, whether the tokens come at once, in pieces or one by one. */
+static void check_logits(const arch_case *c)
+{
+    const json_t *wanted = json_object_get(c->json, "last_logits");
+    static const size_t steps[] = {64, 13, 1};
+    for (size_t s = 0; s < 3; s++) {
+        ql_generator *gen;
+        const float *logits;
+        double worst = 0;
+        ck_assert_ok(ql_generator_create(&gen, c->model, c->count, c->workers, &err), &err);
+        for (size_t at = 0; at < c->count; at += steps[s]) {
+            size_t m = c->count - at < steps[s] ? c->count - at : steps[s];
+            ck_assert_ok(ql_generator_feed(gen, c->ids + at, m, &logits, &err), &err);
+        }
+        for (size_t i = 0; i < json_array_size(wanted); i++)
+            worst = fmax(worst, fabs((double)logits[i] - number(wanted, i)));
+        printf("logits, %zu tokens at a time: off by %.2g at most\n", steps[s], worst);
+        ck_assert_double_lt(worst, 1e-4);
+        ql_generator_destroy(gen);
+    }
+}
+
+/* One adapter matrix against what is known of its gradient. */
+static double gradient_error(const arch_case *c, const char *name, const float *got, size_t count)
+{
+    const json_t *wanted = json_object_get(json_object_get(c->json, "gradients"), name);
+    char text[200];
+    double largest = 0, sum = 0, scale = number(wanted, 0);
+    ck_assert_msg(wanted && scale > 0, "%s", name);
+    snprintf(text, sizeof text, "%s.sign", name);
+    for (size_t i = 0; i < count; i++) {
+        largest = fmax(largest, fabs((double)got[i]));
+        sum += bits(text, i) & 1 ? (double)got[i] : -(double)got[i];
+    }
+    double worst = fmax(fabs(largest - scale), fabs(sum - number(wanted, 1)) / sqrt((double)count));
+    snprintf(text, sizeof text, "%s.place", name);
+    for (size_t i = 2; i < json_array_size(wanted); i++)
+        worst = fmax(worst, fabs((double)got[bits(text, i - 2) % count] - number(wanted, i)));
+    return worst / scale;
+}
+
+static void check_gradients(const arch_case *c)
+{
+    const ql_model_config *shape = ql_model_shape(c->model);
+    double worst = 0;
+    size_t next = 0;
+    for (size_t i = 0; i < shape->layers * QL_MODULES; i++) {
+        ql_module module = (ql_module)(i % QL_MODULES);
+        if (!ql_module_present(shape, module))
+            continue;
+        const ql_adapter *a = &c->model->adapters->layer[next++];
+        for (int side = 0; side < 2; side++) {
+            char name[160];
+            const float *grad = c->model->adapters->grad + a->offset + (side ? a->r * a->k : 0);
+            snprintf(name, sizeof name, "model.layers.%zu.%s.%s.lora_%c", i / QL_MODULES, ql_module_path(module),
+                     ql_module_name(shape, module), "AB"[side]);
+            double error = gradient_error(c, name, grad, side ? a->n * a->r : a->r * a->k);
+            ck_assert_msg(error < 1e-4, "%s: off by %g of its largest entry", name, error);
+            worst = fmax(worst, error);
+        }
+    }
+    ck_assert_uint_eq(2 * next, json_object_size(json_object_get(c->json, "gradients")));
+    printf("gradients: off by %.2g of their largest entry at most\n", worst);
+}
+
+static void check_training(const arch_case *c, ql_pass_kind kind)
+{
+    size_t m = c->count - 1, start[2] = {0, m};
+    uint32_t position[64];
+    float losses[64];
+    double worst = 0;
+    const json_t *wanted = json_object_get(c->json, "losses");
+    for (size_t i = 0; i < m; i++)
+        position[i] = (uint32_t)i;
+    ql_batch batch = {.tokens = m, .sequences = 1, .ids = c->ids, .target = c->ids + 1, .position = position,
+                      .start = start};
+    ql_pass pass = {0};
+    ql_loss_sum loss;
+    ck_assert_ok(ql_pass_init(&pass, c->model, m, m, kind, c->workers, &err), &err);
+    ql_adapters_zero_grad(c->model->adapters);
+    ck_assert_ok(ql_pass_run(&pass, &batch, 1.0f / (float)m, NULL, losses, &loss, c->workers, &err), &err);
+    for (size_t i = 0; i < m; i++)
+        worst = fmax(worst, fabs((double)losses[i] - number(wanted, i)));
+    printf("losses: off by %.2g at most\n", worst);
+    ck_assert_double_lt(worst, 1e-4);
+    if (kind != QL_PASS_FORWARD)
+        check_gradients(c);
+    ql_pass_free(&pass);
+}
+
+START_TEST(agrees_with_transformers)
+{
+    static const char *const styles[] = {"config", "config_as_saved"};
+    for (size_t style = 0; style < 2; style++) {
+        arch_case c;
+        printf("%s, %s\n", names[_i], styles[style]);
+        open_case(&c, names[_i], styles[style], none);
+        check_logits(&c);
+        check_training(&c, QL_PASS_FORWARD);
+        check_training(&c, QL_PASS_BACKWARD);
+        check_training(&c, QL_PASS_RECOMPUTE);
+        close_case(&c);
+    }
+}
+END_TEST
+
+/* The plan of a model is what the model takes, and a quantized one runs. */
+START_TEST(plans_are_exact)
+{
+    arch_case c;
+    open_case(&c, names[_i], "config", ql_format_default());
+    ql_model *planned;
+    ck_assert_ok(ql_model_plan(&planned, ql_model_shape(c.model), ql_format_default(), &err), &err);
+    ql_model_bytes a = ql_model_memory(planned), b = ql_model_memory(c.model);
+    ck_assert_uint_eq(a.codes, b.codes);
+    ck_assert_uint_eq(a.scales, b.scales);
+    ck_assert_uint_eq(a.dense, b.dense);
+    ck_assert_uint_eq(a.mapped, b.mapped);
+    ql_lora_options lora = ql_lora_options_defaults();
+    ck_assert_ok(ql_model_attach(planned, &lora, &err), &err);
+    ck_assert_ok(ql_model_attach(c.model, &lora, &err), &err);
+    ck_assert_uint_eq(ql_model_adapter_parameters(planned), ql_model_adapter_parameters(c.model));
+    ql_pass pass = {0};
+    ql_scratch need;
+    ck_assert_ok(ql_pass_init(&pass, c.model, 20, 20, QL_PASS_BACKWARD, c.workers, &err), &err);
+    ck_assert_uint_eq(ql_pass_measure(planned, 20, 20, QL_PASS_BACKWARD, 2, &need), pass.bytes);
+    ql_pass_free(&pass);
+    ql_model_destroy(planned);
+    close_case(&c);
+}
+END_TEST
+
+START_TEST(parts_of_fused_layers_are_no_targets)
+{
+    arch_case c;
+    open_case(&c, "phi3", "config", none);
+    ql_lora_options lora = ql_lora_options_defaults();
+    ck_assert_ok(ql_modules_parse(&lora.modules, "q_proj,v_proj", &err), &err);
+    ck_assert_fails(ql_model_attach(c.model, &lora, &err), QL_ERR_ARG, &err, "qkv_proj");
+    ck_assert_ok(ql_modules_parse(&lora.modules, "gate_up_proj,o_proj", &err), &err);
+    ck_assert_ok(ql_model_attach(c.model, &lora, &err), &err);
+    ck_assert_uint_eq(c.model->adapters->layers, 8);
+    close_case(&c);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("arch");
+    TCase *tests = tcase_create("arch");
+    tcase_set_timeout(tests, 120);
+    tcase_add_loop_test(tests, agrees_with_transformers, 0, NAMES);
+    tcase_add_loop_test(tests, plans_are_exact, 0, NAMES);
+    tcase_add_test(tests, parts_of_fused_layers_are_no_targets);
+    suite_add_tcase(suite, tests);
+    return test_run(suite);
+}
