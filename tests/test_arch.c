@@ -169,7 +169,7 @@ static double gradient_error(const arch_case *c, const char *name, const float *
     return worst / scale;
 }
 
-static void check_gradients(const arch_case *c)
+static void check_gradients(const arch_case *c, double tolerance)
 {
     const ql_model_config *shape = ql_model_shape(c->model);
     double worst = 0;
@@ -185,7 +185,7 @@ static void check_gradients(const arch_case *c)
             snprintf(name, sizeof name, "model.layers.%zu.%s.%s.lora_%c", i / QL_MODULES, ql_module_path(module),
                      ql_module_name(shape, module), "AB"[side]);
             double error = gradient_error(c, name, grad, side ? a->n * a->r : a->r * a->k);
-            ck_assert_msg(error < 1e-4, "%s: off by %g of its largest entry", name, error);
+            ck_assert_msg(error < tolerance, "%s: off by %g of its largest entry", name, error);
             worst = fmax(worst, error);
         }
     }
@@ -193,7 +193,8 @@ static void check_gradients(const arch_case *c)
     printf("gradients: off by %.2g of their largest entry at most\n", worst);
 }
 
-static void check_training(const arch_case *c, ql_pass_kind kind)
+/* bf16: activations that wait are rounded, by 2^-9 of themselves at most. */
+static void check_training(const arch_case *c, ql_pass_kind kind, bool bf16)
 {
     size_t m = c->count - 1, start[2] = {0, m};
     uint32_t position[64];
@@ -206,15 +207,15 @@ static void check_training(const arch_case *c, ql_pass_kind kind)
                       .start = start};
     ql_pass pass = {0};
     ql_loss_sum loss;
-    ck_assert_ok(ql_pass_init(&pass, c->model, m, m, kind, c->workers, &err), &err);
-    ql_adapters_zero_grad(c->model->adapters);
+    ck_assert_ok(ql_pass_init(&pass, c->model, m, m, kind, bf16, c->workers, &err), &err);
+    ql_adapters_zero_grad(c->model->adapters, c->workers);
     ck_assert_ok(ql_pass_run(&pass, &batch, 1.0f / (float)m, NULL, losses, &loss, c->workers, &err), &err);
     for (size_t i = 0; i < m; i++)
         worst = fmax(worst, fabs((double)losses[i] - number(wanted, i)));
     printf("losses: off by %.2g at most\n", worst);
     ck_assert_double_lt(worst, 1e-4);
     if (kind != QL_PASS_FORWARD)
-        check_gradients(c);
+        check_gradients(c, bf16 ? 2e-2 : 1e-4);
     ql_pass_free(&pass);
 }
 
@@ -226,9 +227,10 @@ START_TEST(agrees_with_transformers)
         printf("%s, %s\n", names[_i], styles[style]);
         open_case(&c, names[_i], styles[style], none);
         check_logits(&c);
-        check_training(&c, QL_PASS_FORWARD);
-        check_training(&c, QL_PASS_BACKWARD);
-        check_training(&c, QL_PASS_RECOMPUTE);
+        check_training(&c, QL_PASS_FORWARD, false);
+        check_training(&c, QL_PASS_BACKWARD, false);
+        check_training(&c, QL_PASS_RECOMPUTE, false);
+        check_training(&c, QL_PASS_BACKWARD, true);
         close_case(&c);
     }
 }
@@ -252,8 +254,8 @@ START_TEST(plans_are_exact)
     ck_assert_uint_eq(ql_model_adapter_parameters(planned), ql_model_adapter_parameters(c.model));
     ql_pass pass = {0};
     ql_scratch need;
-    ck_assert_ok(ql_pass_init(&pass, c.model, 20, 20, QL_PASS_BACKWARD, c.workers, &err), &err);
-    ck_assert_uint_eq(ql_pass_measure(planned, 20, 20, QL_PASS_BACKWARD, 2, &need), pass.bytes);
+    ck_assert_ok(ql_pass_init(&pass, c.model, 20, 20, QL_PASS_BACKWARD, _i % 2, c.workers, &err), &err);
+    ck_assert_uint_eq(ql_pass_measure(planned, 20, 20, QL_PASS_BACKWARD, _i % 2, 2, &need), pass.bytes);
     ql_pass_free(&pass);
     ql_model_destroy(planned);
     close_case(&c);

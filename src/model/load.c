@@ -105,7 +105,7 @@ static ql_status load_bias(loader *l, const float *into, size_t n, size_t pairs)
 static ql_status load_linear(loader *l, ql_weight **out, size_t layer, ql_module module, ql_format format)
 {
     const ql_model_config *c = &l->model->config;
-    name_of(l, "model.layers.%zu.%s.%s.weight", layer, module_path(module), ql_module_name(module));
+    name_of(l, "model.layers.%zu.%s.%s.weight", layer, ql_module_path(module), ql_module_name(c, module));
     return load_matrix(l, out, format, ql_module_outputs(c, module), ql_module_inputs(c, module),
                        paired_heads(l, module));
 }

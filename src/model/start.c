@@ -106,8 +106,9 @@ static ql_status quantize_rest(layer_job *j)
     ql_block *block = &j->model->blocks[j->index / QL_MODULES];
     size_t module = j->index % QL_MODULES, n = ql_weight_rows(j->whole), k = ql_weight_cols(j->whole);
     ql_weight *made, *old = block->weight[module];
-    ql_status status = ql_weight_quantize(&made, ql_weight_format(old), ql_module_name((ql_module)module), j->rest, QL_F32,
-                                          k, n, k, j->workers, j->err);
+    ql_status status = ql_weight_quantize(&made, ql_weight_format(old),
+                                          ql_module_name(&j->model->config, (ql_module)module), j->rest, QL_F32, k, n, k,
+                                          j->workers, j->err);
     if (status)
         return status;
     ql_weight_allow_bf16(made, old->kernel->bf16_inputs);
@@ -184,14 +185,17 @@ ql_status ql_start_check(const ql_model *model, const ql_lora_options *o, ql_err
     if (!model->files && !model->planned)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s needs the weights of a model's files", name);
     ql_code code = model->format.code;
+    if (model->config.quantized.code && model->format.scale == model->config.quantized.scale)
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "%s needs a base that is quantized here, not one of bitsandbytes: choose a format, such as nf4", name);
     if (code != QL_CODE_NF4 && code != QL_CODE_FP4 && code != QL_CODE_INT4 && code != QL_CODE_INT8)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s needs a base that is quantized here: choose a format, such as nf4", name);
     for (int module = 0; module < QL_MODULES; module++) {
         size_t n = ql_module_outputs(&model->config, (ql_module)module);
         size_t k = ql_module_inputs(&model->config, (ql_module)module), least = n < k ? n : k;
-        if (o->modules >> module & 1 && o->rank > least)
+        if (o->modules >> module & 1 && ql_module_present(&model->config, (ql_module)module) && o->rank > least)
             return ql_fail(err, QL_ERR_ARG, "%s of rank %zu: %s has but %zu singular values", name, o->rank,
-                           ql_module_name((ql_module)module), least);
+                           ql_module_name(&model->config, (ql_module)module), least);
     }
     return QL_OK;
 }
