@@ -95,7 +95,10 @@ class Refusals(Case):
 
     def test_missing_files(self):
         nowhere = self.dir / "nowhere"
-        self.refused(nowhere, model=nowhere)
+        self.refused(nowhere, "hf download", model=nowhere)
+        self.refused("this folder has no config.json", model=self.dir)
+        (self.dir / "table.csv").write_text("a,b\n")
+        self.refused("table.csv: tables are not read", data=self.dir / "table.csv")
         self.refused(nowhere, data=nowhere)
         self.refused(nowhere, valid=nowhere)
         self.refused(nowhere, adapter=nowhere)

@@ -1,10 +1,12 @@
 #define _GNU_SOURCE
 #include "cli/common.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -115,6 +117,20 @@ static ql_status choose_format(cli_session *session, ql_error *err)
     return status;
 }
 
+/* The commonest mistake: the name that a model has elsewhere instead of a folder here. */
+static int check_model(const char *model)
+{
+    char path[4096];
+    struct stat info;
+    snprintf(path, sizeof path, "%s/config.json", model);
+    bool there = stat(model, &info) == 0;
+    if (there && (!S_ISDIR(info.st_mode) || access(path, F_OK) == 0))
+        return CLI_OK;
+    return cli_failed_with("--model %s: %s; a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF "
+                           "file is needed here, as 'hf download NAME --local-dir DIR' puts one",
+                           model, there ? "this folder has no config.json" : strerror(errno));
+}
+
 int cli_session_start(cli_session *session, const cli_args *args)
 {
     ql_error err = {0};
@@ -127,6 +143,8 @@ int cli_session_start(cli_session *session, const cli_args *args)
     if (ql_format_parse(&session->head_format, common->head_format, (uint32_t)common->group_size,
                         common->double_quant, &err))
         return cli_wrong(args->command, "--head-format %s: %s", common->head_format, err.message);
+    if (check_model(common->model) != CLI_OK)
+        return CLI_FAILED;
     if (ql_model_config_read(&session->config, common->model, &err) || choose_format(session, &err))
         return cli_failed(&err);
     int status = check_seq_len(session);
@@ -181,8 +199,23 @@ size_t cli_sequence(const cli_session *session)
     return asked < most ? asked : most;
 }
 
+/* A table would be learned as if it were prose. */
+static bool is_table(const char *path)
+{
+    static const char *const endings[] = {".csv", ".tsv", ".parquet", ".arrow", ".xlsx"};
+    const char *dot = strrchr(path, '.');
+    for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
+        if (strcmp(dot, endings[i]) == 0)
+            return true;
+    return false;
+}
+
 int cli_open_data(ql_dataset **out, const cli_session *session, const char *path)
 {
+    if (is_table(path))
+        return cli_failed_with("%s: tables are not read; write each row as a line of JSON, {\"prompt\": ..., "
+                               "\"completion\": ...}, into a .jsonl file",
+                               path);
     ql_error err = {0};
     ql_data_options options = ql_data_options_defaults();
     options.sequence = cli_sequence(session);

@@ -34,7 +34,8 @@ static const cli_option file_options[] = {
 };
 
 static const cli_option train_options[] = {
-    {"rank", CLI_SIZE, FIELD(rank), "N", "8", 1, 1024, false, ADAPTER, "rank of the adapters"},
+    {"rank", CLI_SIZE, FIELD(rank), "N", "8", 1, 1024, false, ADAPTER,
+     "rank of the adapters; more of it can learn more, and takes more memory"},
     {"alpha", CLI_REAL, FIELD(alpha), "X", "16", 0, 65536, false, ADAPTER, "the adapter is scaled by alpha / rank"},
     {"rslora", CLI_FLAG, FIELD(rslora), NULL, "no", 0, 0, false, ADAPTER, "scale by alpha / sqrt(rank) instead"},
     {"init", CLI_CHOICE, FIELD(init), "default|gaussian|pissa|loftq", "default", 0, 0, false, ADAPTER,
@@ -50,7 +51,8 @@ static const cli_option train_options[] = {
     {"batch-size", CLI_SIZE, FIELD(batch_size), "N", "4", 1, 65536, false, TRAINING, "samples computed at a time"},
     {"grad-accum", CLI_SIZE, FIELD(grad_accum), "N", "1", 1, 65536, false, TRAINING,
      "batches that make one optimizer step"},
-    {"lr", CLI_REAL, FIELD(lr), "X", "2e-4", 0, 10, false, TRAINING, "peak learning rate"},
+    {"lr", CLI_REAL, FIELD(lr), "X", "2e-4", 0, 10, false, TRAINING,
+     "peak learning rate; too high where the loss jumps, too low where it hardly falls"},
     {"schedule", CLI_CHOICE, FIELD(schedule), "constant|linear|cosine", "cosine", 0, 0, false, TRAINING,
      "how the learning rate falls"},
     {"warmup-steps", CLI_SIZE, FIELD(warmup_steps), "N", "0", 0, 1e9, false, TRAINING,
@@ -264,6 +266,10 @@ static const char *const examples[] = {
     "Plain text, the last tenth held out: its loss is printed before and after.",
     "qlora finetune --model Qwen2.5-0.5B --data more.jsonl --adapter my-adapter --output better-adapter",
     "Goes on from an adapter, one that PEFT wrote too.",
+    "qlora finetune --model Qwen2.5-0.5B --data train.jsonl --output my-adapter --max-memory 2G --report run.html",
+    "In 2 GB, with a page of curves and samples to look at in a browser.",
+    "qlora finetune --config my-adapter/run.yaml --output again",
+    "The same run once more: each run writes its options, versions and files into run.yaml.",
     NULL,
 };
 
@@ -275,7 +281,9 @@ const cli_command cli_finetune = {
     .summary = "train a LoRA adapter over a quantized model",
     .about = "Trains a LoRA adapter over a frozen model that is quantized to 4 bits while it is read (QLoRA). Of "
              "prompts with completions and of chats, the completions and the assistant's turns count in the loss, "
-             "nothing else.",
+             "nothing else. A line of data is {\"prompt\": \"...\", \"completion\": \"...\"}, {\"text\": \"...\"} or "
+             "{\"messages\": [{\"role\": \"user\", \"content\": \"...\"}, {\"role\": \"assistant\", \"content\": "
+             "\"...\"}]}.",
     .examples = examples,
     .notes = "Ctrl-C or SIGTERM ends after the current step, saves the adapter and a checkpoint, says how to go on, "
              "and exits with 0. A run that is killed loses at most the steps since its last checkpoint; one that ends "

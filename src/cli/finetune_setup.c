@@ -176,6 +176,9 @@ int finetune_load(finetune *f)
         if (plan(f, &err))
             return cli_failed(&err);
     }
+    if (f->train.warmup_steps >= ql_trainer_steps(f->trainer))
+        fprintf(stderr, "qlora: warning: the learning rate rises for all %zu steps (--warmup-steps %zu) and is never %g\n",
+                ql_trainer_steps(f->trainer), f->train.warmup_steps, f->train.lr);
     if (f->v->resume && ql_trainer_resume(f->trainer, f->checkpoint, &err))
         return cli_failed(&err);
     f->resumed_at = ql_trainer_done(f->trainer);

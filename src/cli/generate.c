@@ -22,7 +22,7 @@ typedef struct generate_values {
 static const cli_option own_options[] = {
     {"adapter", CLI_TEXT, FIELD(common.adapter), "DIR", NULL, 0, 0, false, FILES,
      "PEFT adapter folder to put on the model"},
-    {"prompt", CLI_TEXT, FIELD(prompt), "TEXT", NULL, 0, 0, false, FILES, "the text to go on from"},
+    {"prompt", CLI_TEXT, FIELD(prompt), "TEXT", NULL, 0, 0, false, FILES, "the text to go on from; this or --prompt-file"},
     {"prompt-file", CLI_TEXT, FIELD(prompt_file), "FILE", NULL, 0, 0, false, FILES,
      "the same from a file; - is standard input"},
     {"chat", CLI_FLAG, FIELD(chat), NULL, "no", 0, 0, false, FILES,

@@ -20,7 +20,11 @@ static void help(FILE *out)
     fprintf(out, "Usage: qlora COMMAND [options]\n\nQLoRA fine-tuning of language models on the CPU.\n\nCommands:\n");
     for (size_t i = 0; cli_commands[i]; i++)
         fprintf(out, "  %-12s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
-    fprintf(out, "\n'qlora COMMAND --help' shows a command's options and examples; 'qlora --version' the version.\n"
+    fprintf(out, "\nA first run:\n"
+                 "  qlora plan     --model Qwen2.5-0.5B --data train.jsonl\n"
+                 "  qlora finetune --model Qwen2.5-0.5B --data train.jsonl --output my-adapter\n"
+                 "  qlora generate --model Qwen2.5-0.5B --adapter my-adapter --prompt 'Once upon'\n"
+                 "\n'qlora help COMMAND' shows options, defaults and examples; 'qlora --version' the version.\n"
                  "\nExit status: 0 done, 1 failed, 2 wrong usage.\n");
 }
 
