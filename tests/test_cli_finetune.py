@@ -192,11 +192,14 @@ class Interrupted(Case):
         self.assertFalse((self.dir / "twice").exists())
 
     def test_before_the_first_step(self):
-        """Opening the data takes as long as nobody writes into the pipe that they come from."""
-        pipe = self.dir / "pipe.txt"
-        os.mkfifo(pipe)
-        going = start("finetune", "--model", self.model, "--data", pipe, "--output", self.dir / "never")
-        time.sleep(0.3)
+        """While much held-out data is measured."""
+        valid = self.dir / "long.txt"
+        valid.write_text(VERSE * 4000)
+        going = start("finetune", "--model", self.model, "--data", self.text, "--valid", valid, "--output",
+                      self.dir / "never")
+        for line in going.stdout:
+            if line.startswith(b"Memory"):
+                break
         going.send_signal(signal.SIGINT)
         going.communicate()
         self.assertEqual(going.returncode, -signal.SIGINT)
