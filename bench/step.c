@@ -34,7 +34,7 @@ static const char help[] =
     "  --head-format NAME  of the LM head (default: none, BF16)\n"
     "  --compute NAME   f32, bf16 (default: f32)\n"
     "  --optim NAME     adamw, adamw8bit (default: adamw)\n"
-    "  --activations N  how they wait for the backward pass: f32, bf16 (default: f32)\n"
+    "  --activations N  how they wait for the backward pass: f32, bf16 (default: bf16)\n"
     "  --recompute      keep only the inputs of the blocks\n"
     "  --threads N      (default: 1 a CPU)\n"
     "  --runs N         steps timed, after one that is not (default: 5)\n"
@@ -78,7 +78,8 @@ static step_options parse(int argc, char **argv)
                                           {"optim", 1, 0, 'o'},   {"json", 0, 0, 'j'},      {"help", 0, 0, 'h'},
                                           {"activations", 1, 0, 'a'}, {"head-format", 1, 0, 'H'}, {0}};
     ql_error err = {0};
-    step_options o = {.shape = "smollm2-135m", .format = "nf4", .head_format = "none", .seq = 512, .batch = 1, .rank = 16, .runs = 5};
+    step_options o = {.shape = "smollm2-135m", .format = "nf4", .head_format = "none", .bf16_activations = true,
+                      .seq = 512, .batch = 1, .rank = 16, .runs = 5};
     for (int c; (c = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
         switch (c) {
         case 's': o.shape = optarg; break;

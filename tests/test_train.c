@@ -271,6 +271,7 @@ START_TEST(trainer_follows_the_reference)
     options.max_grad_norm = 0;
     options.schedule = QL_SCHEDULE_CONSTANT;
     options.shuffle = false;
+    options.bf16_activations = false;
     ql_trainer *trainer;
     ck_assert_ok(ql_trainer_create(&trainer, r.model, data, &options, r.workers, &err), &err);
     ck_assert_uint_eq(ql_trainer_steps(trainer), r.steps);

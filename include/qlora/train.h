@@ -31,7 +31,7 @@ typedef struct ql_train_options {
     ql_schedule schedule;                   /* cosine */
     size_t warmup_steps;                    /* 0 */
     bool recompute;                         /* keep only block inputs, recompute the rest in the backward pass */
-    bool bf16_activations;                  /* what is kept waits in bf16, all but attention's arrays */
+    bool bf16_activations;                  /* true: what is kept waits in bf16, all but attention's arrays */
     bool shuffle;                           /* true: a seeded permutation each epoch */
     uint64_t seed;
     ql_nonfinite on_nonfinite; /* stop */

@@ -20,6 +20,7 @@ ql_train_options ql_train_options_defaults(void)
         .loraplus_ratio = 1,
         .max_grad_norm = 1,
         .schedule = QL_SCHEDULE_COSINE,
+        .bf16_activations = true,
         .shuffle = true,
     };
 }
