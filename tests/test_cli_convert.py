@@ -166,6 +166,35 @@ class Architectures(Case):
             self.assertLess(abs(report["rounding_cost"]), 1e-5)
 
 
+class Mistral(Case):
+    """In GGUF files it is a Llama; with a window it has no place there."""
+
+    def folder(self, name, **changes):
+        folder = self.dir / name
+        shutil.copytree(self.model, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        return folder
+
+    def test_becomes_a_llama(self):
+        model = self.folder("mistral", model_type="mistral", sliding_window=None)
+        adapter, out = self.dir / "mistral-adapter", self.dir / "mistral.gguf"
+        self.assertCode(run("finetune", "--model", model, "--data", self.text, "--output", adapter, "--seq-len", 32,
+                            "--steps", 3, "--lr", "1e-2", "--rank", 4, "--format", "none"), 0)
+        report = run("merge", "--model", model, "--adapter", adapter, "--output", out, "--dtype", "f32", "--data",
+                     self.text, "--seq-len", 64, "--json").json()
+        self.assertLess(abs(report["rounding_cost"]), 1e-5)
+        self.assertIn(b"\x05\0\0\0\0\0\0\0llama", out.read_bytes()[:200])
+        for name, changes, words in (("window", {"sliding_window": 16}, "a sliding window"),
+                                     ("gemma", {"model_type": "gemma2"}, "architecture gemma2")):
+            windowed = self.folder(name, **{"model_type": "mistral", **changes})
+            refused = self.dir / "refused.gguf"
+            for command in (["merge"], ["export", "--to", "gguf"]):
+                done = run(*command, "--model", windowed, "--adapter", adapter, "--output", refused)
+                self.assertFails(done, words)
+                self.assertFalse(refused.exists())
+
+
 @needs(STORIES, TRAINED, EXCERPT, *FILES.values())
 class Gguf(Case):
     """Files merged into files."""

@@ -18,6 +18,7 @@ typedef enum ql_window_rule {
 typedef struct ql_arch_traits {
     const char *name; /* model_type */
     bool gguf;        /* read from and written to GGUF files */
+    bool as_llama;    /* written to them as Llama, which it is but for windows */
     bool qkv_bias, qk_norm, fused, gelu, out_norms, offset_norms, scaled_embedding;
     bool attention_bias, mlp_bias; /* config.json may ask for them */
     bool scores;      /* query_pre_attn_scalar and the soft caps are read */

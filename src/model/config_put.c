@@ -2,12 +2,23 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "model/config.h"
 #include "model/config_put.h"
 #include "model/ops.h"
 
+const char *ql_model_config_gguf_arch(const ql_model_config *c)
+{
+    return ql_arch_name(ql_arch_traits_of(c->arch)->as_llama ? QL_ARCH_LLAMA : c->arch);
+}
+
+bool ql_model_config_pairs(const ql_model_config *c)
+{
+    return c->arch == QL_ARCH_LLAMA || ql_arch_traits_of(c->arch)->as_llama;
+}
+
 void ql_model_config_put_gguf(ql_gguf_meta *meta, const ql_model_config *c)
 {
-    const char *arch = ql_arch_name(c->arch);
+    const char *arch = ql_model_config_gguf_arch(c);
     const struct {
         const char *name;
         size_t value;

@@ -7,6 +7,12 @@
 
 enum { QL_MAX_HALF = 128 }; /* frequencies of the rotation: heads have 256 elements at most */
 
+/* What the architecture is called in GGUF files. */
+const char *ql_model_config_gguf_arch(const ql_model_config *config);
+
+/* Whether rows of q and k lie in pairs there: element i of a head's first half before element i of the second. */
+bool ql_model_config_pairs(const ql_model_config *config);
+
 /* Appends general.architecture and the sizes and constants of the model. */
 void ql_model_config_put_gguf(ql_gguf_meta *meta, const ql_model_config *config);
 

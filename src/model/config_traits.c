@@ -12,7 +12,7 @@ static const ql_arch_traits archs[] = {
                        .theta = 1e4, .eps = 1e-6},
     [QL_ARCH_QWEN3] = {.name = "qwen3", .gguf = true, .qk_norm = true, .attention_bias = true, .rule = QL_WINDOW_LATER,
                        .window = 4096, .theta = 1e4, .eps = 1e-6},
-    [QL_ARCH_MISTRAL] = {.name = "mistral", .rule = QL_WINDOW_ALL, .window = 4096, .theta = 1e4, .eps = 1e-6},
+    [QL_ARCH_MISTRAL] = {.name = "mistral", .as_llama = true, .rule = QL_WINDOW_ALL, .window = 4096, .theta = 1e4, .eps = 1e-6},
     [QL_ARCH_GEMMA2] = {.name = "gemma2", .gelu = true, .out_norms = true, .offset_norms = true,
                         .scaled_embedding = true, .attention_bias = true, .scores = true, .tied = true,
                         .rule = QL_WINDOW_PATTERN, .window = 4096, .pattern = 2, .head_dim = 256,
@@ -41,7 +41,7 @@ const char *ql_arch_name(ql_arch arch)
 ql_status ql_model_config_check_gguf(const ql_model_config *c, const char *file, ql_error *err)
 {
     char names[QL_ARCH_NAMES_BYTES];
-    if (!archs[c->arch].gguf)
+    if (!archs[c->arch].gguf && !archs[c->arch].as_llama)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: GGUF files of the architecture %s are not supported; those of %s are",
                        file, archs[c->arch].name, ql_arch_names(names, true));
     if (c->window || c->rotated || (c->rope_scaling.factor != 0 && c->rope_scaling.high_freq_factor == 0))

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "io/gguf_write.h"
 #include "io/path.h"
+#include "model/config_put.h"
 #include "qlora/convert.h"
 #include "train/layer_list.h"
 
@@ -53,7 +54,7 @@ static void put_row(const job *j, ql_output *output, size_t count)
 static size_t source_row(const job *j, ql_module module, size_t row)
 {
     size_t d = j->model.head_dim, in_head = row % d;
-    if (j->model.arch != QL_ARCH_LLAMA || (module != QL_Q && module != QL_K))
+    if (!ql_model_config_pairs(&j->model) || (module != QL_Q && module != QL_K))
         return row;
     return row - in_head + in_head % 2 * (d / 2) + in_head / 2;
 }
@@ -108,7 +109,7 @@ static ql_status export_gguf(job *j)
         }
     }
     ql_gguf_meta meta = {0};
-    ql_gguf_put_string(&meta, "general.architecture", ql_arch_name(j->model.arch));
+    ql_gguf_put_string(&meta, "general.architecture", ql_model_config_gguf_arch(&j->model));
     ql_gguf_put_string(&meta, "general.type", "adapter");
     ql_gguf_put_string(&meta, "adapter.type", "lora");
     ql_gguf_put_f32(&meta, "adapter.lora.alpha", (float)j->alpha);

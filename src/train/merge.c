@@ -138,8 +138,6 @@ static ql_status check_options(const ql_merge_plan *p, const char *model, const 
     if (p->from_gguf && o->quantized)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a GGUF file is merged into as it is stored", model);
     ql_status status = ql_merge_check_folders(model, output, err);
-    if (!status && p->to_gguf)
-        status = ql_model_config_check_gguf(&p->config, model, err);
     return status || p->from_gguf ? status : ql_merge_check_config(model, err);
 }
 

@@ -38,7 +38,7 @@ static ql_status find_layer(const ql_merge_plan *p, const ql_adapter_module *mod
 static void note_layer(ql_merge_plan *p, size_t place, const ql_tensor *weight)
 {
     size_t module = place % QL_MODULES;
-    bool paired = p->to_gguf && p->config.arch == QL_ARCH_LLAMA && (module == QL_Q || module == QL_K);
+    bool paired = p->to_gguf && ql_model_config_pairs(&p->config) && (module == QL_Q || module == QL_K);
     char bias[QL_LAYER_NAME + 8];
     snprintf(bias, sizeof bias, "%s.bias", p->adapters.list.modules[place].name);
     const ql_tensor *vector = p->from_gguf ? NULL : ql_tensors_find(p->source, bias);
@@ -156,6 +156,8 @@ static ql_status add_tensors(ql_merge_plan *p, ql_error *err)
 ql_status ql_merge_plan_make(ql_merge_plan *p, const char *model, const char *adapter, ql_error *err)
 {
     ql_status status = ql_model_config_read(&p->config, model, err);
+    if (!status && p->to_gguf)
+        status = ql_model_config_check_gguf(&p->config, model, err);
     if (!status && (status = ql_layer_adapters_read(&p->adapters, adapter, &p->config, err)))
         ql_fail_in(err, status, "%s", adapter);
     if (!status)
