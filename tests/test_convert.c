@@ -8,6 +8,7 @@
 #include "base/half.h"
 #include "base/rng.h"
 #include "io/gguf.h"
+#include "io/json.h"
 #include "qlora/adapter.h"
 #include "qlora/convert.h"
 #include "qlora/io.h"
@@ -247,6 +248,26 @@ START_TEST(gguf_adds_the_same)
 }
 END_TEST
 
+/* What mlx-lm reads: the kind, the last num_layers blocks, and in them the layers that `keys` names; returns the scale. */
+static double check_mlx_config(const char *path, const char *kind, size_t rank)
+{
+    json_t *config;
+    ql_error err = {0};
+    ck_assert_ok(ql_json_read(&config, path, &err), &err);
+    ck_assert_str_eq(json_string_value(json_object_get(config, "fine_tune_type")), kind);
+    ck_assert_int_eq(json_integer_value(json_object_get(config, "num_layers")), LAYERS);
+    const json_t *lora = json_object_get(config, "lora_parameters"), *keys = json_object_get(lora, "keys");
+    ck_assert_int_eq(json_integer_value(json_object_get(lora, "rank")), (json_int_t)rank);
+    ck_assert_double_eq(json_number_value(json_object_get(lora, "dropout")), 0);
+    ck_assert_uint_eq(json_array_size(keys), QL_MODULES);
+    for (size_t i = 0; i < QL_MODULES; i++)
+        ck_assert_str_eq(json_string_value(json_array_get(keys, i)), hf_names[i]);
+    ck_assert(json_is_number(json_object_get(lora, "scale")));
+    double scale = json_number_value(json_object_get(lora, "scale"));
+    json_decref(config);
+    return scale;
+}
+
 START_TEST(mlx_adds_the_same)
 {
     const adapter_case *c = &cases[_i];
@@ -254,20 +275,11 @@ START_TEST(mlx_adds_the_same)
     path_text path;
     setup(&f, c, false);
     ck_assert_ok(ql_adapter_export(QL_EXPORT_MLX, f.adapter, f.model, f.output, &f.err), &f.err);
-    char text[2048];
-    FILE *config = fopen(in(path, f.output, "adapter_config.json"), "r");
-    ck_assert_ptr_nonnull(config);
-    text[fread(text, 1, sizeof text - 1, config)] = 0;
-    fclose(config);
-    const char *at = strstr(text, "\"scale\": ");
-    ck_assert_ptr_nonnull(at);
-    double scale = strtod(at + strlen("\"scale\": "), NULL);
     size_t rank = c->patterns ? 6 : RANK;
-    ck_assert_ptr_nonnull(strstr(text, c->patterns ? "\"rank\": 6" : "\"rank\": 4"));
-    ck_assert_ptr_nonnull(strstr(text, "\"num_layers\": 2"));
-    ck_assert_ptr_nonnull(strstr(text, "\"mlp.down_proj\""));
+    double scale = check_mlx_config(in(path, f.output, "adapter_config.json"), "lora", rank);
     ql_tensors *file;
     ck_assert_ok(ql_tensors_open(&file, in(path, f.output, "adapters.safetensors"), &f.err), &f.err);
+    ck_assert_uint_eq(ql_tensors_count(file), 2 * MODULES);
     for (size_t i = 0; i < MODULES; i++) {
         const ql_adapter *a = &f.set->layer[i];
         char name[96];
@@ -285,6 +297,52 @@ START_TEST(mlx_adds_the_same)
         }
     }
     ql_tensors_close(file);
+    teardown(&f);
+}
+END_TEST
+
+/* DoRA has one more tensor a layer in either format, and no place in GGUF adapters. */
+START_TEST(magnitudes_go_along)
+{
+    fixture f;
+    path_text path, dora;
+    setup(&f, &cases[1], false);
+    static char names[MODULES][64];
+    const char *list[MODULES];
+    ql_adapter_shape shapes[MODULES];
+    ql_adapters *set;
+    for (size_t i = 0; i < MODULES; i++) {
+        snprintf(names[i], sizeof names[i], "model.layers.%zu.%s", i / QL_MODULES, hf_names[i % QL_MODULES]);
+        list[i] = names[i];
+        shapes[i] = (ql_adapter_shape){inputs[i % QL_MODULES], outputs[i % QL_MODULES], RANK, 16 / sqrt(RANK), true};
+    }
+    ck_assert_ok(ql_adapters_create(&set, shapes, MODULES, true, &f.err), &f.err);
+    for (size_t i = 0; i < set->count; i++)
+        ql_adapters_set(set, i, 1, &(float){1.0f + (float)i / 1024});
+    const ql_adapter_config config = {.rank = RANK, .alpha = 16, .use_rslora = true, .use_dora = true,
+                                      .target_modules = list, .targets = MODULES};
+    ck_assert_ok(ql_adapter_file_write(in(dora, f.folder, "dora"), &config, set, list, &f.err), &f.err);
+    ck_assert_fails(ql_adapter_export(QL_EXPORT_GGUF, dora, f.model, f.output, &f.err), QL_ERR_UNSUPPORTED, &f.err,
+                    "use_dora");
+    for (int mlx = 0; mlx < 2; mlx++) {
+        ql_tensors *file;
+        ck_assert_ok(ql_adapter_export(mlx ? QL_EXPORT_MLX : QL_EXPORT_PEFT, dora, f.model, f.output, &f.err), &f.err);
+        if (mlx)
+            check_mlx_config(in(path, f.output, "adapter_config.json"), "dora", RANK);
+        in(path, f.output, mlx ? "adapters.safetensors" : "adapter_model.safetensors");
+        ck_assert_ok(ql_tensors_open(&file, path, &f.err), &f.err);
+        ck_assert_uint_eq(ql_tensors_count(file), 3 * MODULES);
+        for (size_t i = 0; i < MODULES; i++) {
+            const ql_adapter *a = &set->layer[i];
+            const ql_tensor *t;
+            char name[128];
+            snprintf(name, sizeof name, mlx ? "%s.m" : "base_model.model.%s.lora_magnitude_vector", names[i]);
+            ck_assert_ok(ql_tensors_need(&t, file, name, 1, &a->n, &f.err), &f.err);
+            ck_assert_mem_eq(t->data, a->magnitude, a->n * sizeof(float));
+        }
+        ql_tensors_close(file);
+    }
+    ql_adapters_destroy(set);
     teardown(&f);
 }
 END_TEST
@@ -553,6 +611,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, gguf_adds_the_same, 0, CASES);
     tcase_add_loop_test(tc, mlx_adds_the_same, 0, CASES);
+    tcase_add_test(tc, magnitudes_go_along);
     tcase_add_loop_test(tc, peft_stays_as_it_is, 0, CASES);
     tcase_add_test(tc, rows_lie_as_in_files_of_other_programs);
     tcase_add_loop_test(tc, an_adapter_of_zeros_changes_no_bit, 0, 3);
