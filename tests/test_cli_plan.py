@@ -52,6 +52,17 @@ class Plan(Case):
         self.assertFalse((self.dir / "no").exists())
         self.assertFails(self.plan(*words, "--max-memory", "1Mi"), "1048576 bytes are not enough")
 
+    def test_the_time_of_a_step(self):
+        words = ["--json", "--seq-len", 64, "--batch-size", 3, "--grad-accum", 2]
+        plan = self.plan(*words).json()
+        for way in ("kept", "recomputed"):
+            seconds = plan[way]["seconds_per_step"]
+            self.assertGreater(seconds, 0)
+            self.assertAlmostEqual(plan[way]["tokens_per_second"] * seconds, 2 * 3 * 64, delta=1e-6)
+        self.assertGreater(plan["recomputed"]["seconds_per_step"], plan["kept"]["seconds_per_step"])
+        self.assertNotIn("seconds_per_step", self.plan(*words, "--no-time").json()["kept"])
+        self.assertIn("Tokens a second", self.plan("--seq-len", 64).out)
+
     def test_configuration_alone(self):
         alone = self.dir / "alone.json"
         shutil.copy(pathlib.Path(self.model) / "config.json", alone)

@@ -128,7 +128,7 @@ START_TEST(less_memory_takes_smaller_batches_then_recomputation)
                                      .head_dim = 64, .max_positions = 32768, .rms_norm_eps = 1e-6, .rope_theta = 1e6,
                                      .stored = QL_BF16, .tied = true, .qkv_bias = true};
     ql_model *model = planned(&setup);
-    const ql_train_shape data = {1000, 513};
+    const ql_train_shape data = {.samples = 1000, .longest = 513};
     ql_train_options asked = setup.train, options;
     asked.batch_size = 8;
     asked.grad_accum = 3;
@@ -159,6 +159,29 @@ START_TEST(less_memory_takes_smaller_batches_then_recomputation)
 }
 END_TEST
 
+/* In small it is the model itself here: two layers, and a vocabulary that is not cut. */
+START_TEST(estimates_count_what_grows)
+{
+    train_setup setup = train_setup_defaults();
+    setup.config.layers = 1 + (size_t)_i * 2;
+    setup.train.recompute = _i == 1;
+    setup.lora.modules = _i ? QL_ALL_LINEAR : 1u << QL_V;
+    ql_model *model = planned(&setup);
+    ql_workers *workers;
+    ql_step_estimate time;
+    const ql_train_shape data = {.samples = 10, .longest = 33, .tokens = 210};
+    ck_assert_ok(ql_workers_create(&workers, 2, &err), &err);
+    ck_assert_ok(ql_train_estimate(&time, model, data, &setup.train, workers, &err), &err);
+    ck_assert_double_eq(time.tokens, 2 * 2 * 20); /* two samples of 20 inputs on average, twice a step */
+    ck_assert(time.kept > 0 && time.took > 0);
+    ck_assert(_i ? time.recomputed > time.kept : time.recomputed == time.kept); /* the last block is still there */
+    ck_assert_fails(ql_train_estimate(&time, model, (ql_train_shape){.samples = 3}, &setup.train, workers, &err), QL_ERR_ARG,
+                    &err, "a sample");
+    ql_workers_destroy(workers);
+    ql_model_destroy(model);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("plan");
@@ -167,6 +190,7 @@ int main(void)
     tcase_add_test(tests, plans_hold_what_runs_hold);
     tcase_add_test(tests, plans_of_folders_hold_what_is_mapped);
     tcase_add_test(tests, less_memory_takes_smaller_batches_then_recomputation);
+    tcase_add_loop_test(tests, estimates_count_what_grows, 0, 3);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }

@@ -96,9 +96,10 @@ typedef struct ql_trainer_bytes {
 } ql_trainer_bytes;
 QL_API ql_trainer_bytes ql_trainer_memory(const ql_trainer *trainer);
 
-/* The data as far as memory asks: samples, and tokens of the longest. */
+/* The data as far as memory and time ask. */
 typedef struct ql_train_shape {
-    size_t samples, longest;
+    size_t samples, longest; /* longest: tokens of a sample */
+    size_t tokens;           /* of all samples; 0: each is as long as the longest */
 } ql_train_shape;
 QL_API ql_train_shape ql_train_shape_of(const ql_dataset *data);
 
@@ -106,6 +107,17 @@ QL_API ql_train_shape ql_train_shape_of(const ql_dataset *data);
  * been used for anything larger. The model may be one of ql_model_plan(), with adapters attached. */
 QL_API ql_status ql_train_plan(ql_trainer_bytes *out, const ql_model *model, ql_train_shape data,
                                const ql_train_options *options, size_t threads, ql_error *err);
+
+/* Seconds of an optimizer step, extrapolated from a few steps of a model in small: of the same shape but with two
+ * layers, random weights and a part of the vocabulary. The model may be a planned one. Takes memory for the time of the
+ * call: two layers with their activations; and some seconds. */
+typedef struct ql_step_estimate {
+    double kept, recomputed; /* seconds: activations kept, and recomputed */
+    double tokens;           /* of a step, on average */
+    double took;             /* seconds of the measurement */
+} ql_step_estimate;
+QL_API ql_status ql_train_estimate(ql_step_estimate *out, const ql_model *model, ql_train_shape data,
+                                   const ql_train_options *options, ql_workers *workers, ql_error *err);
 
 /* Makes model and trainer fit in `budget` bytes together with `other` bytes: as asked if that fits; else with smaller
  * micro-batches and more of them (the step stays the same batch) as long as they have 512 tokens; else with

@@ -13,7 +13,7 @@
 #define TRAINING "Training"
 #define REPORTS "Running and reporting"
 
-static const cli_option file_options[] = {
+const cli_option finetune_file_options[] = {
     {"config", CLI_TEXT, FIELD(config), "FILE", NULL, 0, 0, false, FILES,
      "options from a YAML file, such as the run.yaml of another run: 'rank: 8' for --rank 8, 'recompute: true'; the "
      "command line goes first"},
@@ -33,7 +33,7 @@ static const cli_option file_options[] = {
     {0},
 };
 
-static const cli_option train_options[] = {
+const cli_option finetune_train_options[] = {
     {"rank", CLI_SIZE, FIELD(rank), "N", "8", 1, 1024, false, ADAPTER,
      "rank of the adapters; more of it can learn more, and takes more memory"},
     {"alpha", CLI_REAL, FIELD(alpha), "X", "16", 0, 65536, false, ADAPTER, "the adapter is scaled by alpha / rank"},
@@ -273,8 +273,8 @@ static const char *const examples[] = {
     NULL,
 };
 
-const cli_option *const finetune_options[] = {
-    cli_model_options, file_options, cli_format_options, cli_data_options, train_options, cli_run_options, NULL};
+static const cli_option *const options[] = {cli_model_options,      finetune_file_options, cli_format_options, cli_data_options,
+                                            finetune_train_options, cli_run_options,       NULL};
 
 const cli_command cli_finetune = {
     .name = "finetune",
@@ -291,7 +291,7 @@ const cli_command cli_finetune = {
              "--steps or --epochs are fine where --schedule is constant. Before the first step, or a second time, "
              "Ctrl-C quits at once without saving (130 in a shell, 143 for SIGTERM); what was in the output folder "
              "stays as it was.",
-    .options = finetune_options,
+    .options = options,
     .values = sizeof(finetune_values),
     .run = run,
 };

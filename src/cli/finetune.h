@@ -21,6 +21,7 @@ typedef struct finetune_values {
     const char *optim;
     double loraplus_ratio, neftune_alpha;
     bool recompute, resume;
+    bool time; /* qlora plan only */
     const char *activations;
     size_t samples, save_every, max_memory;
     const char *on_nonfinite;
@@ -48,8 +49,8 @@ typedef struct finetune {
     bool saved, interrupted;
 } finetune;
 
-/* The options of `qlora finetune`, which `qlora plan` takes too; ended by NULL. */
-extern const cli_option *const finetune_options[];
+/* The options of `qlora finetune` besides the common ones; `qlora plan` takes all of them too. */
+extern const cli_option finetune_file_options[], finetune_train_options[];
 
 /* Checks the options and fills in f->lora and f->train; opens --data, --valid or the held-out part. Return the exit
  * status. */

@@ -11,6 +11,7 @@ typedef struct outlook {
     ql_model_bytes base;
     ql_trainer_bytes way[2];
     size_t evaluation;
+    ql_step_estimate time; /* took 0: not measured */
 } outlook;
 
 static size_t sum(const finetune *f, const outlook *o, int way)
@@ -22,7 +23,7 @@ static size_t sum(const finetune *f, const outlook *o, int way)
 static int shape(finetune *f, outlook *o)
 {
     if (!f->v->data) {
-        o->data = (ql_train_shape){f->train.batch_size, cli_sequence(&f->session) + 1};
+        o->data = (ql_train_shape){.samples = f->train.batch_size, .longest = cli_sequence(&f->session) + 1};
         o->valid = f->v->valid || f->v->val_fraction > 0 ? o->data : (ql_train_shape){0};
         return CLI_OK;
     }
@@ -70,6 +71,8 @@ static ql_status build(finetune *f, outlook *o, ql_error *err)
         status = ql_train_fit(&f->train, o->model, o->data, ql_workers_count(f->session.workers),
                               finetune_others(f, o->model, o->valid), f->v->max_memory, err);
     ql_status measured = measure(f, o, status ? NULL : err); /* what does not fit is shown too */
+    if (!status && !measured && f->v->time)
+        status = ql_train_estimate(&o->time, o->model, o->data, &f->train, s->workers, err);
     return status ? status : measured;
 }
 
@@ -119,6 +122,10 @@ static void tell(const finetune *f, const outlook *o, bool fits)
     cli_say(s, "%-38s %16s %18s\n", "Bytes", "without", "with --recompute");
     for (size_t i = 0; i < ROWS; i++)
         cli_say(s, "%-38s %16s %18s\n", rows[i].words, cli_count(rows[i].kept, a), cli_count(rows[i].recomputed, b));
+    if (o->time.took > 0)
+        cli_say(s, "%-38s %14.2f s %16.2f s\n%-38s %16.1f %18.1f\n", "A step, about (from two layers)", o->time.kept,
+                o->time.recomputed, "Tokens a second, about", o->time.tokens / o->time.kept,
+                o->time.tokens / o->time.recomputed);
     if (f->v->max_memory && fits)
         cli_say(s, "\nFits into %s with %zu x %zu samples a step%s: %s\n", cli_bytes(f->v->max_memory, a),
                 f->train.grad_accum, f->train.batch_size, f->train.recompute ? " and --recompute" : "",
@@ -146,6 +153,11 @@ static int tell_json(const finetune *f, const outlook *o, bool fits)
         ql_json_object(&json, ways[way]);
         for (size_t i = 0; i < ROWS; i++)
             ql_json_integer(&json, rows[i].key, (int64_t)(way ? rows[i].recomputed : rows[i].kept));
+        if (o->time.took > 0) {
+            double seconds = way ? o->time.recomputed : o->time.kept;
+            ql_json_number(&json, "seconds_per_step", seconds);
+            ql_json_number(&json, "tokens_per_second", o->time.tokens / seconds);
+        }
         ql_json_end(&json);
     }
     return cli_json_print(&json);
@@ -187,6 +199,16 @@ static int run(const cli_args *args)
     return status;
 }
 
+static const cli_option time_options[] = {
+    {"time", CLI_FLAG, offsetof(finetune_values, time), NULL, "yes", 0, 0, false, "Running and reporting",
+     "leave out the estimate of a step's time, for which two layers of that shape take a few steps"},
+    {0},
+};
+
+static const cli_option *const plan_options[] = {cli_model_options, finetune_file_options, cli_format_options,
+                                                 cli_data_options,  finetune_train_options, cli_run_options,
+                                                 time_options,      NULL};
+
 static const char *const examples[] = {
     "qlora plan --model Qwen2.5-0.5B --batch-size 8 --seq-len 1024",
     "What such a run would take, with and without recomputation.",
@@ -204,7 +226,7 @@ const cli_command cli_plan = {
              "the same options would hold. Options that do not change memory are taken and not looked at.",
     .examples = examples,
     .notes = "With --max-memory the status is 1 when the run cannot be made to fit.",
-    .options = finetune_options,
+    .options = plan_options,
     .sketch = true,
     .values = sizeof(finetune_values),
     .run = run,

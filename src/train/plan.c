@@ -9,7 +9,7 @@ enum { GOOD_TOKENS = 512 }; /* of a micro-batch: with fewer the products share t
 ql_train_shape ql_train_shape_of(const ql_dataset *data)
 {
     ql_data_stats stats = ql_dataset_stats(data);
-    return (ql_train_shape){stats.samples, stats.longest};
+    return (ql_train_shape){stats.samples, stats.longest, stats.tokens};
 }
 
 static ql_status check(const ql_model *model, ql_train_shape data, const ql_train_options *options, ql_error *err)
