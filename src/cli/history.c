@@ -63,7 +63,8 @@ static bool take_step(cli_history *h, json_t *event)
                              number(event, "tokens_per_second")};
     if (!(step.step >= 1 && step.step < 1e15))
         return true;
-    go_back(h, step.step - 1);
+    if (h->step_count && h->steps[h->step_count - 1].step >= step.step)
+        go_back(h, step.step - 1);
     if (!grow((void **)&h->steps, h->step_count, &h->step_capacity, sizeof *h->steps))
         return false;
     h->steps[h->step_count++] = step;

@@ -128,8 +128,8 @@ static void put_tiles(FILE *out, const cli_history *h, const curves *c)
         snprintf(more, sizeof more, "from %.4f", c->loss[0]);
         put_tile(out, "Training loss", value, more);
         snprintf(more, sizeof more, "of %.0f", steps);
-        put_tile(out, "Steps", cli_count((size_t)h->steps[h->step_count - 1].step, text), steps > 0 ? more : NULL);
-        snprintf(more, sizeof more, "%s tokens", cli_count((size_t)tokens.sum, text));
+        put_tile(out, "Steps", cli_count(cli_page_whole(h->steps[h->step_count - 1].step), text), steps > 0 ? more : NULL);
+        snprintf(more, sizeof more, "%s tokens", cli_count(cli_page_whole(tokens.sum), text));
         put_tile(out, "Time", cli_time(seconds.sum, text), more);
         snprintf(value, sizeof value, "%.0f", seconds.sum > 0 ? tokens.sum / seconds.sum : 0);
         put_tile(out, "Tokens a second", value, NULL);
@@ -137,8 +137,8 @@ static void put_tiles(FILE *out, const cli_history *h, const curves *c)
     double peak = cli_page_number(cli_page_object(h->end, "memory"), "peak");
     double total = cli_page_number(cli_page_object(h->start, "memory"), "total");
     if (peak > 0) {
-        snprintf(more, sizeof more, "planned %s", cli_bytes((size_t)total, text));
-        put_tile(out, "Peak memory", cli_bytes((size_t)peak, text), total > 0 ? more : NULL);
+        snprintf(more, sizeof more, "planned %s", cli_bytes(cli_page_whole(total), text));
+        put_tile(out, "Peak memory", cli_bytes(cli_page_whole(peak), text), total > 0 ? more : NULL);
     }
     fputs("</dl>\n", out);
 }

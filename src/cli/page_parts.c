@@ -12,6 +12,11 @@ double cli_page_number(const json_t *object, const char *key)
     return json_is_number(value) ? json_number_value(value) : NAN;
 }
 
+size_t cli_page_whole(double x)
+{
+    return x > 0 ? (size_t)fmin(x, 1e18) : 0;
+}
+
 const json_t *cli_page_object(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);
@@ -27,6 +32,8 @@ void cli_page_text(FILE *out, const json_t *value)
     else if (json_is_boolean(value))
         fputs(json_is_true(value) ? "yes" : "no", out);
 }
+
+enum { MOST_SAMPLES = 64 }; /* as many as --samples takes */
 
 /* The sample of that number as the model wrote it last, at a step in [first, last]. */
 static const json_t *find_sample(const cli_history *h, double number, double first, double last)
@@ -54,7 +61,7 @@ void cli_page_put_samples(FILE *out, const cli_history *h)
 {
     const json_t *sample;
     bool begun = false;
-    for (double number = 1; (sample = find_sample(h, number, 0, INFINITY)) != NULL; number++) {
+    for (double number = 1; number <= MOST_SAMPLES && (sample = find_sample(h, number, 0, INFINITY)) != NULL; number++) {
         const json_t *before = find_sample(h, number, 0, 0), *after = find_sample(h, number, 1, INFINITY);
         if (!begun)
             fputs("<section><h2>Samples</h2>\n<p class=\"note\">From held-out data where there is any; the likeliest "
@@ -115,12 +122,12 @@ static void put_bar(FILE *out, const char *name, const double sizes[PARTS], doub
     for (size_t i = 0; i < PARTS; i++) {
         if (sizes[i] > 0)
             fprintf(out, "<i class=\"%s\" style=\"width:%.3f%%\" title=\"%s: %s\"></i>", parts[i].style,
-                    100 * sizes[i] / most, parts[i].name, cli_bytes((size_t)sizes[i], text));
+                    100 * sizes[i] / most, parts[i].name, cli_bytes(cli_page_whole(sizes[i]), text));
     }
     if (rest > 0)
         fprintf(out, "<i class=\"rest\" style=\"width:%.3f%%\" title=\"to the peak: %s\"></i>", 100 * rest / most,
-                cli_bytes((size_t)rest, text));
-    fprintf(out, "</span><em>%s</em></div>\n", cli_bytes((size_t)sum, text));
+                cli_bytes(cli_page_whole(rest), text));
+    fprintf(out, "</span><em>%s</em></div>\n", cli_bytes(cli_page_whole(sum), text));
 }
 
 static void put_memory_rows(FILE *out, const json_t *plan, const double measured[PARTS], double peak)
@@ -132,14 +139,14 @@ static void put_memory_rows(FILE *out, const json_t *plan, const double measured
             continue;
         const char *unseen = peak > 0 ? "<small>in the peak</small>" : "";
         fprintf(out, "<tr class=\"part\"><th><i class=\"%s\"></i>%s</th><td>%s</td>", parts[p].style, parts[p].name,
-                cli_count((size_t)whole, text));
+                cli_count(cli_page_whole(whole), text));
         fprintf(out, "<td>%s</td></tr>\n",
-                measured[p] > 0 ? cli_count((size_t)measured[p], text) : unseen);
+                measured[p] > 0 ? cli_count(cli_page_whole(measured[p]), text) : unseen);
         for (size_t i = 0; i < 6 && parts[p].classes[i].key && parts[p].classes[1].key; i++) {
             double bytes = cli_page_number(plan, parts[p].classes[i].key);
             if (bytes > 0)
                 fprintf(out, "<tr><th>%s</th><td>%s</td><td></td></tr>\n", parts[p].classes[i].words,
-                        cli_count((size_t)bytes, text));
+                        cli_count(cli_page_whole(bytes), text));
         }
     }
 }
@@ -168,8 +175,8 @@ void cli_page_put_memory(FILE *out, const cli_history *h)
     fputs("</div>\n<table class=\"memory\"><thead><tr><th>Bytes</th><th>planned</th><th>measured</th></tr></thead><tbody>\n",
           out);
     put_memory_rows(out, plan, measured, peak);
-    fprintf(out, "<tr class=\"part\"><th>In all</th><td>%s</td>", cli_count((size_t)total, text));
-    fprintf(out, "<td>%s</td></tr></tbody></table>\n", peak > 0 ? cli_count((size_t)peak, text) : "");
+    fprintf(out, "<tr class=\"part\"><th>In all</th><td>%s</td>", cli_count(cli_page_whole(total), text));
+    fprintf(out, "<td>%s</td></tr></tbody></table>\n", peak > 0 ? cli_count(cli_page_whole(peak), text) : "");
     fputs("<p class=\"note\">Measured: by how much resident memory grew while the weights were read, and from then to the "
           "last step, with what evaluations left to the allocator; in all, its peak. Mapped pages are resident as far as "
           "they are in use.</p></section>\n",
@@ -212,9 +219,9 @@ static void put_data(FILE *out, const json_t *data, const char *name)
     if (!data)
         return;
     fprintf(out, "<tr><th>%s</th><td>%s samples, %s tokens, %s learned</td></tr>\n", name,
-            cli_count((size_t)fmax(0, cli_page_number(data, "samples")), samples),
-            cli_count((size_t)fmax(0, cli_page_number(data, "tokens")), tokens),
-            cli_count((size_t)fmax(0, cli_page_number(data, "learned")), learned));
+            cli_count(cli_page_whole(cli_page_number(data, "samples")), samples),
+            cli_count(cli_page_whole(cli_page_number(data, "tokens")), tokens),
+            cli_count(cli_page_whole(cli_page_number(data, "learned")), learned));
 }
 
 static void put_files(FILE *out, const json_t *files)

@@ -251,6 +251,26 @@ def settings():
     put("settings", "nul", "text: \"a\\0b\"\n")
 
 
+def runlogs():
+    evil = "</script></style><!--<script>&\"'\u0000\u202e\u00e9"
+    start = {"event": "start", "model": evil, "architecture": "llama", "format": "nf4", "time": "now", "program": "p",
+             "threads": 2, "parameters": 12345, "steps": 3, "resumed_at": 0, "options": {"lr": evil}, "defaults": {"rank": 8},
+             "data": {"samples": 3, "tokens": 40, "learned": -1}, "files": {"data": {"x": "y"}, "z": 1},
+             "memory": {"codes": 100, "scales": 1e300, "activations": -5, "process": 7, "total": 3}}
+    steps = [{"event": "step", "step": n, "loss": loss, "lr": 1e-4, "grad_norm": 1.5, "tokens": 9, "seconds": 0.1}
+             for n, loss in ((1, 2), (2, None), (3, 1.5))]
+    sample = {"event": "sample", "sample": 1, "step": 0, "prompt": evil, "text": evil, "wanted": evil}
+    end = {"event": "end", "interrupted": True, "memory": {"process": 1, "loaded": 5, "trained": 3, "peak": 9}}
+    evals = [{"event": "eval", "step": n, "loss": 3 - n, "perplexity": 2} for n in (0, 3, 3, -1)]
+    lines = [start, evals[0], sample, *steps, *evals[1:], {**sample, "step": 3}, end]
+    put("runlog", "a-run", "\n".join(map(json.dumps, lines)) + "\n")
+    put("runlog", "goes-on", "\n".join(map(json.dumps, lines + [{**start, "resumed_at": 1}, *steps[1:]])) + '\n{"event": "st')
+    put("runlog", "a-point", json.dumps(steps[0]))
+    put("runlog", "far-apart", "\n".join(json.dumps({"event": "step", "step": n, "loss": x}) for n, x in
+                                         ((1, 1e99), (10 ** 14, -1e99), (2, 1e-320), (3, 5e-324))))
+    put("runlog", "deep", '{"event": "start", "options": ' + '{"a":' * 3000)
+
+
 def containers():
     rng = random.Random(2)
     kinds = {f"t.{dtype}": (dtype, [3, 2], None) for dtype in WIDTHS}
@@ -476,3 +496,4 @@ if __name__ == "__main__":
     adapters()
     bitsandbytes()
     settings()
+    runlogs()
