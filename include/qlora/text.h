@@ -31,8 +31,8 @@ typedef struct ql_tokenizer ql_tokenizer;
 
 /* Reads MODEL/tokenizer.json, and where they are there tokenizer_config.json,
  * special_tokens_map.json, generation_config.json and config.json for the special tokens and the chat
- * template; or all of it from the metadata of a GGUF file. Known: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM) and
- * SentencePiece-style BPE with byte fallback (Llama 2). "truncation" and "padding" of the file are ignored: they are settings of
+ * template; or all of it from the metadata of a GGUF file. Known: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM,
+ * Mistral Nemo) and SentencePiece-style BPE with byte fallback (Llama 2, Mistral, Gemma, Phi-3). "truncation" and "padding" of the file are ignored: they are settings of
  * whoever saved it. QL_ERR_UNSUPPORTED names a component that is not known. Caller owns *out. */
 QL_API ql_status ql_tokenizer_open(ql_tokenizer **out, const char *model, ql_error *err);
 QL_API void ql_tokenizer_close(ql_tokenizer *tokenizer); /* NULL is fine */

@@ -135,9 +135,11 @@ static ql_status load_split(loading *into, const ql_json_at *step, ql_error *err
     if (status)
         return status;
     split.removed = strcmp(behavior, "Removed") == 0;
-    if (!split.removed && strcmp(behavior, "Isolated") != 0)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s: behavior %s is not supported; known: Isolated, Removed",
-                       step->file, step->path, behavior);
+    split.merged = strcmp(behavior, "MergedWithPrevious") == 0;
+    if ((!split.removed && !split.merged && strcmp(behavior, "Isolated") != 0) || (split.merged && split.invert))
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %s: behavior %.40s%s is not supported; known: Isolated, Removed, "
+                       "MergedWithPrevious (not inverted)", step->file, step->path, behavior,
+                       split.invert ? ", inverted," : "");
     if (string && !quote(string, &quoted))
         status = ql_fail(err, QL_ERR_MEMORY, "%s: pre_tokenizer: out of memory", step->file);
     if (!status)
@@ -260,9 +262,11 @@ static ql_status by_regex(const walk *w, size_t step, const char *text, size_t l
             }
         }
         ql_status status = QL_OK;
-        if (begin > at && !(split->removed && split->invert))
+        if (split->merged)
+            status = go(w, step + 1, text + at, end - at, err);
+        else if (begin > at && !(split->removed && split->invert))
             status = go(w, step + 1, text + at, begin - at, err);
-        if (!status && end > begin && !(split->removed && !split->invert))
+        if (!status && end > begin && !split->merged && !(split->removed && !split->invert))
             status = go(w, step + 1, text + begin, end - begin, err);
         if (status)
             return status;

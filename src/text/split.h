@@ -12,7 +12,8 @@ typedef struct ql_split {
         QL_SPLIT_REGEX,  /* at the matches of a regular expression */
         QL_SPLIT_BEFORE, /* in front of each `mark` */
     } kind;
-    bool removed; /* matches are left out; else they are words of their own */
+    bool removed; /* matches are left out; else they are words of their own, */
+    bool merged;  /* or end the word before them */
     bool invert;  /* matches are what lies between the matches */
     bool runs;    /* marks that follow each other stay together */
     char mark[16];
