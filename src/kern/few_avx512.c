@@ -34,7 +34,7 @@ void ql_few_avx512_pack(const ql_product *p, ql_plan plan, size_t index, void *o
 void ql_few_avx512_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
     (void)scratch;
-    const few_way four = {value_4bit, step_f32, 4, 4}, eight = {value_int8, step_f32, 8, 4};
+    const few_way four = {value_4bit, step_f32, 4, 4, false}, eight = {value_int8, step_f32, 8, 4, false};
     if (p->w->table)
         few_avx512(four, p, t, _mm512_loadu_ps(p->w->table), packed);
     else

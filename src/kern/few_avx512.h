@@ -8,17 +8,19 @@
 #include "kern/scales_avx512.h"
 #include "kern/turn_avx512.h"
 
-/* A chunk is 64 bytes of every row; the sums of a strip of 32 columns get their scale together. */
-enum { LANES = 16, WORDS = 16, STRIP = 32, CHUNK = 2 * QL_BLOCK, MOST_SETS = QL_FEW_WIDTH / LANES };
+/* A chunk is 64 bytes of every row; half of a 64-block may have a scale of its own. */
+enum { LANES = 16, WORDS = 16, HALF = 32, CHUNK = 2 * QL_BLOCK, MOST_SETS = QL_FEW_WIDTH / LANES };
 
 /* The values of 16 rows that bits [shift, ...) of a word of theirs stand for. */
 typedef __m512 value_avx512(__m512i word, unsigned shift, __m512 table);
 
-/* How codes of `bits` become terms: a word has `terms` for a strip. */
+/* How codes of `bits` become terms: a word has `terms` for half a block. With `integers`, sums of a block are integers;
+ * its x ends with three words a token: what they start from, for each half, and what they are multiplied with. */
 typedef struct few_way {
     value_avx512 *value;
     step_avx512 *step;
     size_t bits, terms;
+    bool integers;
 } few_way;
 
 #define INLINE static inline __attribute__((always_inline))
@@ -56,20 +58,57 @@ static inline void load_scales(row_set *s, const ql_wview *w, size_t row, size_t
     turn_rows(lines, 0, (__mmask16)((1u << count) - 1), (__m512i *)(void *)s->scales);
 }
 
-/* sums += scale * (the products of 32 columns): eight words of every row from `first` on, each a byte or a nibble
- * (from bit `bit` on) for four columns. A few sums would wait for each other: they are halved. */
-INLINE void strip(few_way way, row_set *s, size_t sets, size_t tokens, size_t first, unsigned bit, __m512 table,
-                  const float *x, size_t group, __m512 *sums)
+/* Words of packed x that a token has for a block. */
+INLINE size_t block_words(few_way way)
 {
-    const size_t chains = sets * tokens <= 8 ? 2 : 1;
-    __m512 part[2][MOST_SETS][QL_FEW_MOST];
+    return 2 * 8 * way.terms + (way.integers ? 3 : 0);
+}
+
+/* Sums of a part of a block. A few sums would wait for each other: they are halved. */
+typedef struct few_part {
+    __m512 sums[2][MOST_SETS][QL_FEW_MOST];
+} few_part;
+
+INLINE void begin_part(few_way way, few_part *part, size_t sets, size_t tokens, size_t chains, const float *from)
+{
 #pragma GCC unroll 2
     for (size_t c = 0; c < chains; c++)
-#pragma GCC unroll 2
-        for (size_t i = 0; i < sets; i++)
 #pragma GCC unroll 16
-            for (size_t t = 0; t < tokens; t++)
-                part[c][i][t] = _mm512_setzero_ps();
+        for (size_t t = 0; t < tokens; t++)
+#pragma GCC unroll 2
+            for (size_t i = 0; i < sets; i++)
+                part->sums[c][i][t] = way.integers && c == 0 ? _mm512_set1_ps(from[t]) : _mm512_setzero_ps();
+}
+
+/* sums += scale * part. */
+INLINE void end_part(few_way way, const few_part *part, const row_set *s, size_t sets, size_t tokens, size_t chains,
+                     size_t group, const float *factors, __m512 *sums)
+{
+#pragma GCC unroll 2
+    for (size_t i = 0; i < sets; i++) {
+        __m512 scale = _mm512_load_ps(s[i].scales[group % LANES]);
+#pragma GCC unroll 16
+        for (size_t t = 0; t < tokens; t++) {
+            __m512 first = part->sums[0][i][t], all = first, by = scale;
+            if (way.integers) {
+                __m512i sum = (__m512i)first;
+                if (chains == 2)
+                    sum = _mm512_add_epi32(sum, (__m512i)part->sums[1][i][t]);
+                all = _mm512_cvtepi32_ps(sum);
+                by = _mm512_mul_ps(scale, _mm512_set1_ps(factors[t]));
+            } else if (chains == 2) {
+                all = _mm512_add_ps(first, part->sums[1][i][t]);
+            }
+            sums[i * tokens + t] = _mm512_fmadd_ps(all, by, sums[i * tokens + t]);
+        }
+    }
+}
+
+/* part += the products of 32 columns: eight words of every row from `first` on, each a byte or a nibble (from bit `bit`
+ * on) for four columns. */
+INLINE void half_block(few_way way, few_part *part, const row_set *s, size_t sets, size_t tokens, size_t chains,
+                       size_t first, unsigned bit, __m512 table, const float *x)
+{
     for (size_t j = first; j < first + 8; j++)
 #pragma GCC unroll 4
         for (unsigned b = 0; b < way.terms; b++, x += tokens) {
@@ -82,54 +121,63 @@ INLINE void strip(few_way way, row_set *s, size_t sets, size_t tokens, size_t fi
                 __m512 one = _mm512_set1_ps(x[t]);
 #pragma GCC unroll 2
                 for (size_t i = 0; i < sets; i++)
-                    part[b % chains][i][t] = way.step(part[b % chains][i][t], one, value[i]);
+                    part->sums[b % chains][i][t] = way.step(part->sums[b % chains][i][t], one, value[i]);
             }
         }
-#pragma GCC unroll 2
-    for (size_t i = 0; i < sets; i++) {
-        __m512 scale = _mm512_load_ps(s[i].scales[group % LANES]);
-#pragma GCC unroll 16
-        for (size_t t = 0; t < tokens; t++) {
-            __m512 all = chains == 2 ? _mm512_add_ps(part[0][i][t], part[1][i][t]) : part[0][i][t];
-            sums[i * tokens + t] = _mm512_fmadd_ps(all, scale, sums[i * tokens + t]);
-        }
+}
+
+/* Adds what a 64-block contributes, whose words start at `first` of the chunk's. */
+INLINE void block(few_way way, const row_set *s, size_t sets, size_t tokens, const ql_wview *w, size_t first, size_t at,
+                  __m512 table, const float *x, __m512 *sums)
+{
+    const size_t chains = sets * tokens <= 8 && way.terms > 1 ? 2 : 1;
+    const size_t half = 8 * way.terms * tokens;
+    const unsigned shift = (unsigned)__builtin_ctz(w->format.group);
+    const float *starts = x + 2 * half, *factors = starts + 2 * tokens;
+    few_part part;
+    begin_part(way, &part, sets, tokens, chains, starts);
+    half_block(way, &part, s, sets, tokens, chains, first, 0, table, x);
+    if (w->format.group == HALF) {
+        end_part(way, &part, s, sets, tokens, chains, at >> shift, factors, sums);
+        begin_part(way, &part, sets, tokens, chains, starts + tokens);
     }
+    half_block(way, &part, s, sets, tokens, chains, way.bits == 4 ? first : first + 8, way.bits == 4 ? 4 : 0, table,
+               x + half);
+    if (at + HALF < w->k || w->format.group > HALF) /* else there is no such scale */
+        end_part(way, &part, s, sets, tokens, chains, (at + HALF) >> shift, factors, sums);
 }
 
 /* Adds what the columns of 64 bytes of codes from `at` on contribute. `next` is where the codes of the first row are
- * wanted next; between the strips all the rows' are prefetched. */
-INLINE void chunk(few_way way, row_set *s, size_t sets, size_t tokens, const ql_wview *w, size_t at, const char *next,
-                  __m512 table, const float *x, __m512 *sums)
+ * wanted next; between the blocks all the rows' are prefetched. */
+INLINE void chunk(few_way way, const row_set *s, size_t sets, size_t tokens, const ql_wview *w, size_t at,
+                  const char *next, __m512 table, const float *x, __m512 *sums)
 {
-    const unsigned shift = (unsigned)__builtin_ctz(w->format.group);
-    const size_t pieces = way.bits == 4 ? 4 : 2, line = way.terms * tokens;
-    for (size_t piece = 0; piece < pieces; piece++) {
-        size_t col = at + piece * STRIP;
-        if (col >= w->k)
-            break;
-        for (size_t r = 0; r < sets * LANES / pieces; r++, next += w->row_bytes)
+    const size_t blocks = way.bits == 4 ? 2 : 1;
+    for (size_t i = 0; i < blocks && at < w->k; i++, at += QL_BLOCK) {
+        for (size_t r = 0; r < sets * LANES / blocks; r++, next += w->row_bytes)
             _mm_prefetch(next, _MM_HINT_T0);
-        if (way.bits == 4 && piece % 2)
-            strip(way, s, sets, tokens, piece / 2 * 8, 4, table, x + col / 4 * line, col >> shift, sums);
-        else
-            strip(way, s, sets, tokens, way.bits == 4 ? piece / 2 * 8 : piece * 8, 0, table, x + col / 4 * line,
-                  col >> shift, sums);
+        block(way, s, sets, tokens, w, 8 * i, at, table, x + at / QL_BLOCK * block_words(way) * tokens, sums);
     }
 }
 
-INLINE void store_sums(const ql_product *p, size_t col, size_t count, const __m512 *sums)
+INLINE void store_sums(const ql_product *p, size_t token, size_t tokens, size_t col, size_t count, const __m512 *sums)
 {
     __mmask16 lanes = count < LANES ? (__mmask16)((1u << count) - 1) : 0xffff;
-    for (size_t t = 0; t < p->m; t++) {
-        float *y = p->y + t * p->ldy + col;
+    for (size_t t = 0; t < tokens; t++) {
+        float *y = p->y + (token + t) * p->ldy + col;
         __m512 sum = p->add ? _mm512_add_ps(sums[t], _mm512_maskz_loadu_ps(lanes, y)) : sums[t];
         _mm512_mask_storeu_ps(y, lanes, sum);
     }
 }
 
+/* Some tokens of a product, in even numbers and up to 16, of which `store` exist, with their packed x. */
+typedef struct few_tokens {
+    size_t from, count, store;
+    const float *packed;
+} few_tokens;
+
 /* `sets` times 16 outputs from `row` on, of which those up to `last` exist. */
-INLINE void outputs(few_way way, const ql_product *p, size_t row, size_t last, size_t sets, size_t tokens, __m512 table,
-                    const float *packed)
+INLINE void outputs(few_way way, const ql_product *p, size_t row, size_t last, size_t sets, few_tokens few, __m512 table)
 {
     const ql_wview *w = p->w;
     const size_t step = 512 / way.bits, spans = (size_t)LANES * w->format.group;
@@ -140,7 +188,7 @@ INLINE void outputs(few_way way, const ql_product *p, size_t row, size_t last, s
             size_t own = row + i * LANES + r;
             s[i].lines[r] = (const char *)w->codes + (own < last ? own : last) * w->row_bytes;
         }
-    for (size_t i = 0; i < sets * tokens; i++)
+    for (size_t i = 0; i < sets * few.count; i++)
         sums[i] = _mm512_setzero_ps();
     for (size_t at = 0, byte = 0; at < w->k; at += step, byte += 64) {
         for (size_t i = 0; i < sets; i++) {
@@ -149,47 +197,66 @@ INLINE void outputs(few_way way, const ql_product *p, size_t row, size_t last, s
                 load_scales(&s[i], w, row + i * LANES, last, at / w->format.group);
         }
         size_t ahead = at + step < w->k ? byte + 64 : sets * LANES * w->row_bytes;
-        chunk(way, s, sets, tokens, w, at, s->lines[0] + ahead, table, packed, sums);
+        chunk(way, s, sets, few.count, w, at, s->lines[0] + ahead, table, few.packed, sums);
     }
     for (size_t i = 0; i < sets && row + i * LANES <= last; i++)
-        store_sums(p, row + i * LANES, last + 1 - row - i * LANES, sums + i * tokens);
+        store_sums(p, few.from, few.store, row + i * LANES, last + 1 - row - i * LANES, sums + i * few.count);
 }
 
-/* Two sets of rows while their sums fit into registers. */
-INLINE void rows_of(few_way way, const ql_product *p, ql_tile t, size_t tokens, __m512 table, const float *packed)
+/* The outputs of a rectangle, from `row` on, 32 or as many as there are; two sets of rows while their sums fit into
+ * registers. */
+INLINE void strip_of(few_way way, const ql_product *p, size_t row, size_t last, few_tokens few, size_t count,
+                     __m512 table)
 {
-    size_t sets = tokens <= 12 ? 2 : 1;
-    for (size_t row = t.col; row < t.col + t.cols; row += sets * LANES)
-        outputs(way, p, row, t.col + t.cols - 1, sets, tokens, table, packed);
+    few.count = count; /* a constant from here on */
+    if (count <= 12) {
+        outputs(way, p, row, last, 2, few, table);
+        return;
+    }
+    outputs(way, p, row, last, 1, few, table);
+    if (row + LANES <= last)
+        outputs(way, p, row + LANES, last, 1, few, table);
 }
 
-INLINE void few_avx512(few_way way, const ql_product *p, ql_tile t, __m512 table, const float *packed)
+INLINE void strip(few_way way, const ql_product *p, size_t row, size_t last, few_tokens few, __m512 table)
 {
-    switch (ql_few_tokens(p->m)) {
+    switch (few.count) {
     case 2:
-        rows_of(way, p, t, 2, table, packed);
+        strip_of(way, p, row, last, few, 2, table);
         break;
     case 4:
-        rows_of(way, p, t, 4, table, packed);
+        strip_of(way, p, row, last, few, 4, table);
         break;
     case 6:
-        rows_of(way, p, t, 6, table, packed);
+        strip_of(way, p, row, last, few, 6, table);
         break;
     case 8:
-        rows_of(way, p, t, 8, table, packed);
+        strip_of(way, p, row, last, few, 8, table);
         break;
     case 10:
-        rows_of(way, p, t, 10, table, packed);
+        strip_of(way, p, row, last, few, 10, table);
         break;
     case 12:
-        rows_of(way, p, t, 12, table, packed);
+        strip_of(way, p, row, last, few, 12, table);
         break;
     case 14:
-        rows_of(way, p, t, 14, table, packed);
+        strip_of(way, p, row, last, few, 14, table);
         break;
     default:
-        rows_of(way, p, t, 16, table, packed);
+        strip_of(way, p, row, last, few, 16, table);
     }
+}
+
+/* The outputs of a rectangle for all of its tokens, packed sixteen by sixteen. */
+INLINE void few_avx512(few_way way, const ql_product *p, ql_tile t, __m512 table, const float *packed)
+{
+    const size_t words = ql_few_padded(p->w) / QL_BLOCK * block_words(way);
+    for (size_t row = t.col; row < t.col + t.cols; row += QL_FEW_WIDTH)
+        for (size_t token = t.row; token < t.row + t.rows; token += QL_FEW_MOST) {
+            size_t count = p->m - token < QL_FEW_MOST ? p->m - token : QL_FEW_MOST;
+            few_tokens few = {token, ql_few_tokens(count), count, packed + token * words};
+            strip(way, p, row, t.col + t.cols - 1, few, table);
+        }
 }
 
 /* Sixteen columns of x from `col` on, turned: turned[i][token], with zeros where there is no column or token. */

@@ -32,6 +32,6 @@ void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index, vo
 void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
     (void)scratch;
-    const few_way pairs = {value_pairs, step_pairs, 4, 2};
+    const few_way pairs = {value_pairs, step_pairs, 4, 2, false};
     few_avx512(pairs, p, t, (__m512)table_bf16(p->w->table), packed);
 }

@@ -40,6 +40,9 @@ static inline ql_plan ql_gemv_plan(const ql_product *p, size_t threads)
 void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
 void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
 
+void ql_gemv_neon_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
+void ql_gemv_neon_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+
 void ql_gemv_avx512_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
 void ql_gemv_avx512_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
 

@@ -10,6 +10,8 @@ const ql_matmul_kernel *const ql_matmul_kernels[] = {
     &ql_matmul_avx512,
     &ql_matmul_avx512_bf16,
     &ql_matmul_amx,
+#elif defined __aarch64__
+    &ql_matmul_neon,
 #endif
 };
 const size_t ql_matmul_kernel_count = sizeof ql_matmul_kernels / sizeof *ql_matmul_kernels;

@@ -1,0 +1,138 @@
+/* NEON, fp32: panels decoded into the first-level cache, a 6 x 16 FMA micro-tile. */
+#include <arm_neon.h>
+
+#include "base/cpu.h"
+#include "kern/blocked.h"
+#include "kern/decode.h"
+#include "kern/fill_neon.h"
+#include "kern/gemv.h"
+#include "kern/ggml_few.h"
+#include "kern/kernels.h"
+#include "kern/ways.h"
+
+enum { TOKENS = 6, WIDTH = 16, DEPTH = 256, PARTS = WIDTH / 4 };
+
+static void store(float *line, const float32x4_t sums[PARTS], size_t cols, bool add)
+{
+    float sum[WIDTH];
+    for (size_t i = 0; i < PARTS; i++)
+        vst1q_f32(cols < WIDTH ? sum + 4 * i : line + 4 * i,
+                  add && cols >= WIDTH ? vaddq_f32(sums[i], vld1q_f32(line + 4 * i)) : sums[i]);
+    for (size_t i = 0; i < cols && cols < WIDTH; i++)
+        line[i] = add ? sum[i] + line[i] : sum[i];
+}
+
+static inline __attribute__((always_inline)) void micro(size_t rows, size_t depth, const float *a, const float *panel,
+                                                        float *y, size_t ldy, size_t cols, bool add)
+{
+    float32x4_t sums[TOKENS][PARTS];
+#pragma GCC unroll 6
+    for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < PARTS; i++)
+            sums[r][i] = vdupq_n_f32(0);
+    for (size_t l = 0; l < depth; l++, panel += WIDTH, a += rows) {
+        float32x4_t w[PARTS];
+#pragma GCC unroll 4
+        for (size_t i = 0; i < PARTS; i++)
+            w[i] = vld1q_f32(panel + 4 * i);
+#pragma GCC unroll 6
+        for (size_t r = 0; r < rows; r++) {
+            float32x4_t x = vld1q_dup_f32(a + r);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < PARTS; i++)
+                sums[r][i] = vfmaq_f32(sums[r][i], w[i], x);
+        }
+    }
+#pragma GCC unroll 6
+    for (size_t r = 0; r < rows; r++)
+        store(y + r * ldy, sums[r], cols, add);
+}
+
+static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
+                     bool add)
+{
+    switch (rows) {
+    case 1:
+        micro(1, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 2:
+        micro(2, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 3:
+        micro(3, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 4:
+        micro(4, depth, a, panel, y, ldy, cols, add);
+        break;
+    case 5:
+        micro(5, depth, a, panel, y, ldy, cols, add);
+        break;
+    default:
+        micro(6, depth, a, panel, y, ldy, cols, add);
+    }
+}
+
+static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    if (!ql_row_groups(p->w))
+        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel);
+    else if (p->transposed)
+        ql_fill_backward_neon(p->w, col, cols, from, depth, panel);
+    else
+        ql_fill_forward_neon(p->w, col, cols, from, depth, panel);
+}
+
+static const ql_blocked blocked = {
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .multiply = multiply};
+
+static bool accepts(const ql_wview *w)
+{
+    (void)w;
+    return true;
+}
+
+static size_t blocked_packed(const ql_product *p)
+{
+    return ql_blocked_plan(&blocked, p, 1).packed;
+}
+
+static ql_plan blocked_plan(const ql_product *p, size_t threads)
+{
+    return ql_blocked_plan(&blocked, p, threads);
+}
+
+static void blocked_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    ql_blocked_pack(&blocked, p, plan, index, packed);
+}
+
+static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    ql_blocked_tile(&blocked, p, t, packed, scratch);
+}
+
+static const ql_way ways[] = {
+    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_neon_pack, ql_gemv_neon_tile},
+    {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_neon},
+    {ql_blocked_fits, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+static ql_plan plan(const ql_product *p, size_t threads)
+{
+    return ql_ways_plan(ways, WAYS, p, threads);
+}
+
+static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    ql_way_of(ways, p)->pack(p, plan, index, packed);
+}
+
+static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    ql_way_of(ways, p)->tile(p, t, packed, scratch);
+}
+
+const ql_matmul_kernel ql_matmul_neon = {
+    .name = "neon", .cpu = QL_CPU_NEON, .accepts = accepts, .plan = plan, .pack = pack, .tile = tile};
