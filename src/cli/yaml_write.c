@@ -21,7 +21,9 @@ static int append(void *self, unsigned char *data, size_t bytes)
 /* Takes over the event, whose initialization told `made`. */
 static void emit(cli_yaml_writer *out, int made, yaml_event_t *event)
 {
-    if (!made || out->failed || !yaml_emitter_emit(&out->emitter, event))
+    if (made && out->failed)
+        yaml_event_delete(event);
+    else if (!made || !yaml_emitter_emit(&out->emitter, event))
         out->failed = true;
 }
 
