@@ -262,6 +262,9 @@ START_TEST(answers_are_learned_from_their_prompt_to_their_end)
     /* a template that prompts with nothing: the model is to write the header too */
     assert_learns("\"{% for m in messages %}{{ m.role }}={{ m.content }} <s>{% endfor %}\"", two, 4,
                   "assistant=b <s>|assistant=d <s>", 0);
+    /* a template that refuses the shorter chat: the words tell, and the chat is fine all the same */
+    assert_learns("\"{{ messages[3].content[0] }}{% for m in messages %}[{{ m.content }}<s>{% endfor %}\"", two, 4,
+                  "b<s>|d<s>", 2);
     /* what stands behind the end is not learned, and without an end nothing but the words is */
     assert_learns("\"{% for m in messages %}{{ m.content }}<s>\\n{% endfor %}\"", two, 4, "b<s>|d<s>|", 0);
     assert_learns("\"{% for m in messages %}[{{ m.content }}]{% endfor %}\"", two, 4, "[b|[d|", 0);

@@ -79,6 +79,9 @@ QL_API ql_status ql_dataset_from_samples(ql_dataset **out, const ql_sample *samp
 
 QL_API void ql_dataset_close(ql_dataset *dataset); /* NULL is fine */
 
+/* Whether it is one text, packed. */
+QL_API bool ql_dataset_packed(const ql_dataset *dataset);
+
 QL_API size_t ql_dataset_count(const ql_dataset *dataset);
 /* Sample index in [0, count). Its arrays belong to the data set. */
 QL_API ql_sample ql_dataset_sample(const ql_dataset *dataset, size_t index);

@@ -66,6 +66,9 @@ QL_API ql_status ql_tensors_need(const ql_tensor **out, const ql_tensors *tensor
 /* The value of `key` in a safetensors file's __metadata__ (of the first file that has it), or NULL. */
 QL_API const char *ql_tensors_metadata(const ql_tensors *tensors, const char *key);
 
+/* Line `index` of that metadata (of the first file that has any): its value, and its key in *key. NULL after the last. */
+QL_API const char *ql_tensors_metadata_at(const ql_tensors *tensors, size_t index, const char **key);
+
 /* Advice about a tensor's pages: fetch asks the kernel to read ahead, release gives the memory back once a
  * tensor has been read (it is read again from the file if it is used again). Neither changes what is seen. */
 QL_API void ql_tensors_fetch(const ql_tensors *tensors, const ql_tensor *tensor);

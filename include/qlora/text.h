@@ -113,6 +113,9 @@ typedef struct ql_chat {
 
 QL_API void ql_chat_free(ql_chat *chat); /* leaves it empty */
 
+/* Whether the model carries a chat template. */
+QL_API bool ql_tokenizer_has_chat_template(const ql_tokenizer *tokenizer);
+
 /* The names of the templates that are known by name, comma-separated: "chatml, llama2, llama3, zephyr". */
 QL_API const char *ql_chat_template_names(void);
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 const cli_command *const cli_commands[] = {
-    &cli_finetune, &cli_plan, &cli_eval, &cli_generate, &cli_merge, &cli_export,
+    &cli_finetune, &cli_plan, &cli_eval, &cli_generate, &cli_merge, &cli_export,  &cli_inspect,
     &cli_report,   &cli_man,  &cli_completion, NULL,
 };
 

@@ -214,6 +214,16 @@ const ql_tensor *ql_tensors_find(const ql_tensors *tensors, const char *name)
     return found ? *found : NULL;
 }
 
+const char *ql_tensors_metadata_at(const ql_tensors *tensors, size_t index, const char **key)
+{
+    const json_t *metadata = NULL;
+    json_t *value;
+    for (size_t i = 0; i < tensors->shard_count && !metadata; i++)
+        metadata = json_object_get(tensors->shards[i].header, "__metadata__");
+    json_object_foreach((json_t *)metadata, *key, value) if (index-- == 0) return json_string_value(value);
+    return NULL;
+}
+
 const char *ql_tensors_metadata(const ql_tensors *tensors, const char *key)
 {
     for (size_t i = 0; i < tensors->shard_count; i++) {

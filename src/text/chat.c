@@ -15,6 +15,11 @@ bool ql_chat_answers(const char *role)
     return strcmp(role, "assistant") == 0 || strcmp(role, "model") == 0;
 }
 
+bool ql_tokenizer_has_chat_template(const ql_tokenizer *t)
+{
+    return t->chat_template;
+}
+
 static ql_status no_memory(ql_error *err)
 {
     return ql_fail(err, QL_ERR_MEMORY, "chat: out of memory");

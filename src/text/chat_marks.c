@@ -83,16 +83,26 @@ static void mark(marking *m, size_t begin, size_t end)
         memset(m->learn + begin, 1, end - begin);
 }
 
+/* Where the words of message i stand: behind those of all earlier ones where there are any, so that a template that
+ * shows them in front too does not count. false: nowhere. */
+static bool find_words(const marking *m, size_t i, size_t *first, size_t *last)
+{
+    const uint16_t own = (uint16_t)(i + 1), *origin = m->text.origin;
+    size_t length = m->text.length, from = length;
+    while (from > 0 && (!origin[from - 1] || origin[from - 1] >= own))
+        from--;
+    for (*last = length; *last > 0 && origin[*last - 1] != own;)
+        --*last;
+    for (*first = *last > from ? from : 0; *first < *last && origin[*first] != own;)
+        ++*first;
+    return *last > 0;
+}
+
 static void mark_answer(marking *m, size_t i)
 {
     const uint16_t own = (uint16_t)(i + 1), *origin = m->text.origin;
-    size_t length = m->text.length, first = 0, last = length, start, limit;
-    bool stable = find_start(m, i, &start), foreign = false;
-    while (first < length && origin[first] != own)
-        first++;
-    while (last > first && origin[last - 1] != own)
-        last--;
-    bool words = first < length;
+    size_t first, last, start, limit;
+    bool stable = find_start(m, i, &start), words = find_words(m, i, &first, &last), foreign = false;
     if (!words)
         first = last = start;
     stable = stable && start <= first;
@@ -100,7 +110,7 @@ static void mark_answer(marking *m, size_t i)
         m->unstable++;
     if (!stable && !words)
         return;
-    for (limit = last; limit < length && !origin[limit];)
+    for (limit = last; limit < m->text.length && !origin[limit];)
         limit++;
     size_t begin = stable ? start : first, end = find_end(m, last, limit);
     for (size_t at = begin; at < end; at++)

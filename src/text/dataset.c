@@ -98,6 +98,11 @@ ql_status ql_dataset_from_samples(ql_dataset **out, const ql_sample *samples, si
     return status;
 }
 
+bool ql_dataset_packed(const ql_dataset *d)
+{
+    return d->stream.count;
+}
+
 size_t ql_dataset_count(const ql_dataset *d)
 {
     return d->count;

@@ -24,9 +24,11 @@ ql_status ql_jinja_try(ql_jrun *run, void (*body)(ql_jrun *run, void *ctx), void
     run->status = QL_OK;
     if (setjmp(run->escape) == 0)
         body(run, ctx);
+    ql_status status = run->status;
+    run->status = QL_OK; /* whoever called goes on */
     run->depth = depth;
     memcpy(&run->escape, &outer, sizeof outer);
-    return run->status;
+    return status;
 }
 
 static void parse(ql_jrun *run, void *ctx)
