@@ -13,7 +13,7 @@
 #include "qlora/train.h"
 #include "support.h"
 
-static const char *const names[] = {"llama", "qwen2", "mistral", "gemma2", "gemma3", "phi3", "smollm3"};
+static const char *const names[] = {"llama", "qwen2", "mistral", "gemma2", "gemma3", "phi3", "phi3-long", "smollm3"};
 static const char *const gguf_names[] = {"gguf-llama", "gguf-qwen2", "gguf-qwen3"};
 enum { NAMES = sizeof names / sizeof *names, GGUF_NAMES = sizeof gguf_names / sizeof *gguf_names, TENSORS = 160 };
 

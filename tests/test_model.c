@@ -237,7 +237,11 @@ START_TEST(configuration_refused_by_name)
          QL_ERR_UNSUPPORTED},
         {"\"model_type\": \"smollm3\", \"no_rope_layers\": [1, 0]", "2 entries for 1 layers", QL_ERR_FORMAT},
         {"\"model_type\": \"phi3\", \"partial_rotary_factor\": 0.4", "partial_rotary_factor", QL_ERR_UNSUPPORTED},
-        {"\"model_type\": \"phi3\", \"rope_scaling\": {\"type\": \"longrope\"}", "longrope", QL_ERR_UNSUPPORTED},
+        {"\"model_type\": \"phi3\", \"rope_scaling\": {\"type\": \"longrope\"}", "short_factor", QL_ERR_FORMAT},
+        {"\"model_type\": \"phi3\", \"original_max_position_embeddings\": 32, "
+         "\"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1, 1]}", "2 entries for 4 frequencies", QL_ERR_FORMAT},
+        {"\"model_type\": \"phi3\", \"original_max_position_embeddings\": 32, "
+         "\"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1, 1, \"a\", 1]}", "short_factor[2]", QL_ERR_FORMAT},
         {"\"model_type\": \"llama\", \"rope_scaling\": {\"type\": \"yarn\"}", "yarn", QL_ERR_UNSUPPORTED},
         {"\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"llama3\"}", "factor", QL_ERR_FORMAT},
         {"\"model_type\": \"llama\", \"quantization_config\": {\"quant_method\": \"gptq\"}", "GPTQ", QL_ERR_UNSUPPORTED},

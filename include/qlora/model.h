@@ -38,11 +38,14 @@ static inline bool ql_layer_in(const ql_layer_set *set, size_t layer)
 /* The shape of a model, in elements. Named as in Hugging Face's config.json. */
 typedef struct ql_model_config {
     ql_arch arch;
-    size_t vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, max_positions;
+    size_t vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads, head_dim;
+    size_t max_positions; /* with longrope original_max_positions: beyond them it is another model */
     double rms_norm_eps, rope_theta;
     struct { /* RoPE scaling; factor 0: none */
         double factor, low_freq_factor, high_freq_factor; /* the latter two and the next are Llama 3's, or 0: linear */
         size_t original_max_positions;
+        double gain;         /* Phi-3's longrope: cosines and sines are multiplied by it, 0: there is none, and */
+        float divisors[128]; /* each frequency is divided by its own, the ones for up to original_max_positions */
     } rope_scaling;
     size_t rotated;           /* elements of a head that are rotated; 0: all (Phi-3's partial_rotary_factor) */
     double local_rope_theta;  /* of the layers with a window, which are not scaled then; 0: as the others (Gemma 3) */

@@ -1,4 +1,5 @@
 /* What differs between the layers: rotation, window. */
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -39,7 +40,41 @@ static ql_status read_llama3(ql_model_config *c, const ql_json_at *scaling, ql_e
     return status;
 }
 
-static ql_status read_scaling(ql_model_config *c, const ql_json_at *scaling, ql_error *err)
+/* The short factors of longrope, and its gain; *used becomes how many there are. */
+static ql_status read_longrope(ql_model_config *c, const ql_json_at *root, const ql_json_at *scaling, size_t *used,
+                               ql_error *err)
+{
+    ql_json_at list;
+    size_t most = sizeof c->rope_scaling.divisors / sizeof *c->rope_scaling.divisors, original = 0;
+    double factor = 0, gain = 0;
+    ql_status status = ql_json_get_array(scaling, "short_factor", QL_REQUIRED, &list, err);
+    status = status ? status : ql_json_get_double(scaling, "factor", QL_OPTIONAL, 1, 1e6, &factor, err);
+    status = status ? status : ql_json_get_double(scaling, "attention_factor", QL_OPTIONAL, 1e-3, 1e3, &gain, err);
+    const char *key = "original_max_position_embeddings";
+    const ql_json_at *where = ql_json_member(scaling, key) ? scaling : root;
+    status = status ? status : ql_json_get_size(where, key, QL_REQUIRED, 2, QL_MAX_POSITIONS, &original, err);
+    if (!status && json_array_size(list.value) > most)
+        status = ql_fail(err, QL_ERR_FORMAT, "%s: short_factor has %zu entries, %zu at most are possible", root->file,
+                         json_array_size(list.value), most);
+    for (size_t i = 0; !status && i < json_array_size(list.value); i++) {
+        ql_json_at entry = ql_json_element(&list, i);
+        double x = json_number_value(entry.value);
+        if (!(x >= 1e-3 && x <= 1e6))
+            return ql_json_expected(&entry, "a number from 0.001 to 1000000", err);
+        c->rope_scaling.divisors[i] = (float)x;
+    }
+    if (status)
+        return status;
+    *used = json_array_size(list.value);
+    factor = factor > 0 ? factor : (double)c->max_positions / (double)original;
+    c->rope_scaling.gain = gain > 0 ? gain : factor <= 1 ? 1 : sqrt(1 + log(factor) / log((double)original));
+    c->rope_scaling.original_max_positions = original;
+    c->max_positions = original < c->max_positions ? original : c->max_positions;
+    return QL_OK;
+}
+
+static ql_status read_scaling(ql_model_config *c, const ql_json_at *root, const ql_json_at *scaling, size_t *used,
+                              ql_error *err)
 {
     const char *type = NULL;
     ql_status status = ql_json_get_string(scaling, "rope_type", QL_OPTIONAL, &type, NULL, err);
@@ -47,24 +82,27 @@ static ql_status read_scaling(ql_model_config *c, const ql_json_at *scaling, ql_
         status = ql_json_get_string(scaling, "type", QL_OPTIONAL, &type, NULL, err);
     if (status || !type || strcmp(type, "default") == 0)
         return status;
+    if (strcmp(type, "longrope") == 0 || strcmp(type, "su") == 0)
+        return read_longrope(c, root, scaling, used, err);
     if (strcmp(type, "llama3") != 0 && strcmp(type, "linear") != 0)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: rope scaling \"%.40s\" is not supported; llama3 and linear are",
-                       scaling->file, type);
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "%s: rope scaling \"%.40s\" is not supported; llama3, linear and longrope are", scaling->file, type);
     status = ql_json_get_double(scaling, "factor", QL_REQUIRED, 1, 1e6, &c->rope_scaling.factor, err);
     return status || strcmp(type, "linear") == 0 ? status : read_llama3(c, scaling, err);
 }
 
 /* An object of theta, scaling and the share of a head that rotates. */
-static ql_status read_parameters(ql_model_config *c, const ql_json_at *parameters, double *share, ql_error *err)
+static ql_status read_parameters(ql_model_config *c, const ql_json_at *root, const ql_json_at *parameters, double *share,
+                                 size_t *used, ql_error *err)
 {
     ql_status status = ql_json_get_double(parameters, "rope_theta", QL_OPTIONAL, 1, 1e12, &c->rope_theta, err);
     if (!status)
         status = ql_json_get_double(parameters, "partial_rotary_factor", QL_OPTIONAL, 0, 1, share, err);
-    return status ? status : read_scaling(c, parameters, err);
+    return status ? status : read_scaling(c, root, parameters, used, err);
 }
 
 /* rope_parameters as newer writers put it: one object, or one for each kind of layer. */
-static ql_status read_new_style(ql_model_config *c, const ql_json_at *root, double *share, ql_error *err)
+static ql_status read_new_style(ql_model_config *c, const ql_json_at *root, double *share, size_t *used, ql_error *err)
 {
     ql_json_at parameters, global, local;
     ql_status status = ql_json_get_object(root, "rope_parameters", QL_OPTIONAL, &parameters, err);
@@ -75,7 +113,7 @@ static ql_status read_new_style(ql_model_config *c, const ql_json_at *root, doub
         status = ql_json_get_object(&parameters, "sliding_attention", QL_OPTIONAL, &local, err);
     if (!status && local.value)
         status = ql_json_get_double(&local, "rope_theta", QL_OPTIONAL, 1, 1e12, &c->local_rope_theta, err);
-    return status ? status : read_parameters(c, global.value ? &global : &parameters, share, err);
+    return status ? status : read_parameters(c, root, global.value ? &global : &parameters, share, used, err);
 }
 
 ql_status ql_model_config_rope(ql_model_config *c, const ql_json_at *root, ql_error *err)
@@ -83,6 +121,7 @@ ql_status ql_model_config_rope(ql_model_config *c, const ql_json_at *root, ql_er
     const ql_arch_traits *traits = ql_arch_traits_of(c->arch);
     ql_json_at scaling;
     double share = 1;
+    size_t used = 0;
     c->rope_theta = traits->theta;
     c->local_rope_theta = traits->local_theta;
     ql_status status = ql_json_get_double(root, "rope_theta", QL_OPTIONAL, 1, 1e12, &c->rope_theta, err);
@@ -93,13 +132,16 @@ ql_status ql_model_config_rope(ql_model_config *c, const ql_json_at *root, ql_er
     if (!status)
         status = ql_json_get_object(root, "rope_scaling", QL_OPTIONAL, &scaling, err);
     if (!status && scaling.value)
-        status = read_scaling(c, &scaling, err);
+        status = read_scaling(c, root, &scaling, &used, err);
     if (!status)
-        status = read_new_style(c, root, &share, err);
+        status = read_new_style(c, root, &share, &used, err);
     size_t rotated = (size_t)((double)c->head_dim * share);
     if (!status && (rotated % 2 || !rotated))
         status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: %zu of %zu elements of a head rotate (partial_rotary_factor %g): "
                          "must be an even number", root->file, rotated, c->head_dim, share);
+    if (!status && c->rope_scaling.gain > 0 && used != rotated / 2)
+        status = ql_fail(err, QL_ERR_FORMAT, "%s: short_factor has %zu entries for %zu frequencies", root->file, used,
+                         rotated / 2);
     c->rotated = rotated < c->head_dim ? rotated : 0;
     return status;
 }

@@ -44,9 +44,10 @@ ql_status ql_model_config_check_gguf(const ql_model_config *c, const char *file,
     if (!archs[c->arch].gguf && !archs[c->arch].as_llama)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: GGUF files of the architecture %s are not supported; those of %s are",
                        file, archs[c->arch].name, ql_arch_names(names, true));
-    if (c->window || c->rotated || (c->rope_scaling.factor != 0 && c->rope_scaling.high_freq_factor == 0))
+    if (c->window || c->rotated || c->rope_scaling.gain > 0 || (c->rope_scaling.factor != 0 && c->rope_scaling.high_freq_factor == 0))
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a GGUF file with %s is not supported here", file,
-                       c->window ? "a sliding window" : c->rotated ? "a partial rotation" : "linear rope scaling");
+                       c->window ? "a sliding window" : c->rotated ? "a partial rotation" : c->rope_scaling.gain > 0 ? "longrope"
+                                                                             : "linear rope scaling");
     return QL_OK;
 }
 

@@ -157,7 +157,8 @@ ql_rope_config ql_model_rope(const ql_model *model, bool local)
         .low_freq_factor = c->rope_scaling.low_freq_factor,
         .high_freq_factor = c->rope_scaling.high_freq_factor,
         .original_max_positions = (double)c->rope_scaling.original_max_positions,
-        .divisors = model->rope_divisors,
+        .divisors = c->rope_scaling.gain > 0 ? c->rope_scaling.divisors : model->rope_divisors,
+        .gain = c->rope_scaling.gain,
     };
 }
 

@@ -39,6 +39,7 @@ typedef struct ql_rope_config {
     bool llama3;     /* rope_scaling of type "llama3"; the rest is read only then */
     double factor, low_freq_factor, high_freq_factor, original_max_positions;
     const float *divisors; /* [head_dim/2] of the frequencies, at last; NULL: none */
+    double gain;           /* of cosines and sines; 0: 1 */
 } ql_rope_config;
 
 /* Cosines and sines of position * frequency, [positions][head_dim/2] each, by ql_rope_fill(). */

@@ -38,6 +38,7 @@ void ql_rope_frequencies(const ql_rope_config *config, double *frequency)
 
 typedef struct fill_job {
     const ql_rope *rope;
+    double gain;
     double frequency[128];
 } fill_job;
 
@@ -49,14 +50,14 @@ static void fill_positions(void *ctx, size_t index, size_t worker)
     size_t end = (index + 1) * TOKENS < rope->positions ? (index + 1) * TOKENS : rope->positions;
     for (size_t p = index * TOKENS; p < end; p++)
         for (size_t i = 0; i < rope->half; i++) {
-            rope->cos[p * rope->half + i] = (float)cos((double)p * job->frequency[i]);
-            rope->sin[p * rope->half + i] = (float)sin((double)p * job->frequency[i]);
+            rope->cos[p * rope->half + i] = (float)(job->gain * cos((double)p * job->frequency[i]));
+            rope->sin[p * rope->half + i] = (float)(job->gain * sin((double)p * job->frequency[i]));
         }
 }
 
 void ql_rope_fill(const ql_rope *rope, const ql_rope_config *config, ql_workers *workers)
 {
-    fill_job job = {.rope = rope};
+    fill_job job = {.rope = rope, .gain = config->gain > 0 ? config->gain : 1};
     assert(rope->half == config->head_dim / 2 && 2 * rope->half <= rope->head_dim);
     assert(rope->half <= sizeof job.frequency / sizeof *job.frequency);
     ql_rope_frequencies(config, job.frequency);
