@@ -335,8 +335,10 @@ static ql_status add_warnings(const reading *r, ql_error *err)
     if (truncated)
         fits = warn(d, "%zu samples have more than %zu targets and were cut", truncated, r->options.sequence);
     if (d->skipped && fits)
-        fits = warn(d, r->options.sequence < INT32_MAX ? "%zu lines were skipped: nothing to learn in their first %zu tokens"
-                                                       : "%zu lines were skipped: nothing to learn in them",
+        fits = warn(d,
+                    r->options.sequence < INT32_MAX
+                        ? "%zu lines were skipped: nothing to learn in their first %zu tokens"
+                        : "%zu lines were skipped: nothing to learn in them",
                     d->skipped, r->options.sequence);
     if (r->no_end && fits)
         fits = warn(d, "no end token stands behind the answers: the model will not learn to stop", 0, 0);

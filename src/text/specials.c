@@ -140,8 +140,9 @@ static ql_status find_template(ql_tokenizer *t, const config *file, ql_error *er
     {
         const char *name = json_string_value(json_object_get(named, "name"));
         bool tools = name && strcmp(name, "tool_use") == 0;
+        const json_t *text = json_object_get(named, "template");
         if (tools || (name && strcmp(name, "default") == 0))
-            fits = fits && take_template(tools ? &t->tool_template : &t->chat_template, json_object_get(named, "template"));
+            fits = fits && take_template(tools ? &t->tool_template : &t->chat_template, text);
     }
     return fits ? QL_OK : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", file->path);
 }
