@@ -86,42 +86,6 @@ static void pack_micro(const float *x, size_t ldx, size_t depth, size_t tokens, 
             out[j * tokens + r] = x[r * ldx + j];
 }
 
-typedef uint32_t u4 __attribute__((vector_size(16)));
-
-/* bf16 in the upper half of each word, to nearest even; a NaN stays one. */
-static inline u4 round4(v4 x)
-{
-    u4 u = (u4)x, nan = (u4)((u & 0x7fffffffu) > 0x7f800000u);
-    return (((u + 0x7fffu + (u >> 16 & 1u)) & ~nan) | ((u | 0x400000u) & nan)) & 0xffff0000u;
-}
-
-static void store_pairs(v4 even, v4 odd, float *out)
-{
-    u4 pair = round4(odd) | round4(even) >> 16;
-    memcpy(out, &pair, sizeof pair);
-}
-
-/* out[pair][tokens] = x[tokens][depth] turned, two terms in a word. */
-static void pack_pairs(const float *x, size_t ldx, size_t depth, size_t tokens, float *out)
-{
-    for (size_t r = 0; r < tokens; r += 4) {
-        size_t first = tokens < 4 ? r : least(r, tokens - 4), some = least(4, tokens - first);
-        for (size_t j = 0; j < depth; j += 4) {
-            size_t terms = least(4, depth - j);
-            float turned[4][4] = {{0}}, pairs[2][4];
-            if (some == 4 && terms == 4)
-                pack_four(x + first * ldx + j, ldx, 4, 4, turned[0]);
-            for (size_t i = 0; i < some && (some < 4 || terms < 4); i++)
-                for (size_t l = 0; l < terms; l++)
-                    turned[l][i] = x[(first + i) * ldx + j + l];
-            for (size_t i = 0; i < terms; i += 2) {
-                store_pairs(load4(turned[i]), load4(turned[i + 1]), pairs[i / 2]);
-                memcpy(out + (j + i) / 2 * tokens + first, pairs[i / 2], some * sizeof(float));
-            }
-        }
-    }
-}
-
 void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index, float *packed)
 {
     size_t inputs = ql_product_inputs(p), panels = pieces(inputs, b->depth);
@@ -131,7 +95,7 @@ void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, siz
     split s = split_rows(b, rows);
     for (size_t i = 0; i < s.count; i++) {
         size_t tokens = s.small + (i < s.larger);
-        (b->pairs ? pack_pairs : pack_micro)(p->x + row * p->ldx + from, p->ldx, depth, tokens, out);
+        (b->pack ? b->pack : pack_micro)(p->x + row * p->ldx + from, p->ldx, depth, tokens, out);
         out += tokens * lines(b, depth);
         row += tokens;
     }

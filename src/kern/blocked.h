@@ -14,6 +14,9 @@ typedef struct ql_blocked {
     /* panel[i][width] = W for terms [from, from + depth) of outputs [col, col + cols); what is past
      * cols is never stored. With pairs an odd last term is joined by zero. */
     void (*fill)(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel);
+    /* out[line][tokens] = x[tokens][depth] turned, a line a term or, with pairs, two, an odd last one with zero. NULL: in
+     * plain C, not for pairs. */
+    void (*pack)(const float *x, size_t ldx, size_t depth, size_t tokens, float *out);
     /* y[rows][cols] (+)= a[depth][rows] * panel[depth][width]; with pairs, depth counts pairs. */
     void (*multiply)(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
                      bool add);

@@ -8,6 +8,7 @@
 #include "kern/ggml_few.h"
 #include "kern/kernels.h"
 #include "kern/micro_avx512.h"
+#include "kern/pack_avx512.h"
 #include "kern/ways.h"
 
 enum { DEPTH = 256 };
@@ -23,6 +24,16 @@ static void multiply(size_t rows, size_t depth, const float *a, const float *pan
     multiply_avx512(step, rows, depth, a, panel, y, ldy, cols, add);
 }
 
+static inline __m512i load_terms(const float *x, size_t count)
+{
+    return _mm512_maskz_loadu_epi32((__mmask16)(count >= 16 ? 0xffffu : (1u << count) - 1), x);
+}
+
+static void pack_micro(const float *x, size_t ldx, size_t depth, size_t tokens, float *out)
+{
+    pack_avx512(load_terms, 1, x, ldx, depth, tokens, out);
+}
+
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
     if (!ql_is_dense(p->w) && !ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
@@ -34,7 +45,7 @@ static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size
 }
 
 static const ql_blocked blocked = {
-    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .multiply = multiply};
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .pack = pack_micro, .multiply = multiply};
 
 static bool accepts(const ql_wview *w)
 {

@@ -9,6 +9,7 @@
 #include "kern/ggml_few.h"
 #include "kern/kernels.h"
 #include "kern/micro_avx512.h"
+#include "kern/pack_avx512.h"
 #include "kern/pairs_avx512.h"
 #include "kern/ways.h"
 
@@ -23,6 +24,20 @@ static void multiply(size_t rows, size_t depth, const float *a, const float *pan
                      bool add)
 {
     multiply_avx512(step, rows, depth, a, panel, y, ldy, cols, add);
+}
+
+/* Rounded to nearest even, two neighbours in a word. */
+static inline __m512i load_pairs(const float *x, size_t count)
+{
+    uint32_t bits = count >= 32 ? ~0u : (1u << count) - 1;
+    __m512 first = _mm512_maskz_loadu_ps((__mmask16)bits, x);
+    __m512 second = _mm512_maskz_loadu_ps((__mmask16)(bits >> 16), x + 16);
+    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+
+static void pack_micro(const float *x, size_t ldx, size_t depth, size_t tokens, float *out)
+{
+    pack_avx512(load_pairs, 2, x, ldx, depth, tokens, out);
 }
 
 /* out[i][32] = bf16 pairs of lines 2i and 2i + 1 of part[depth][32]. */
@@ -52,7 +67,8 @@ static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size
 }
 
 static const ql_blocked blocked = {
-    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .pairs = true, .fill = fill, .multiply = multiply};
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .pairs = true, .fill = fill, .pack = pack_micro,
+    .multiply = multiply};
 
 /* Processor cycles, or whatever the time-stamp counter ticks in, of the better of some runs. */
 static uint64_t least_ticks(bool bf16)
