@@ -1,8 +1,10 @@
+#define _GNU_SOURCE
 #include "base/arena.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 void *ql_arena_take(ql_arena *arena, size_t count, size_t size)
 {
@@ -17,12 +19,25 @@ void *ql_arena_take(ql_arena *arena, size_t count, size_t size)
     return p;
 }
 
+/* Memory that takes whole huge pages is given them: kernels walk through many rows at once, and every page of
+ * 4 KB on their way would cost a look into the page tables. */
+static void *take_memory(size_t bytes)
+{
+    enum { HUGE_PAGE = 2 << 20 };
+    if (bytes < HUGE_PAGE)
+        return aligned_alloc(QL_ALIGN, bytes);
+    void *p = aligned_alloc(HUGE_PAGE, bytes);
+    if (p)
+        madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    return p;
+}
+
 void *ql_alloc(size_t bytes)
 {
     if (bytes > SIZE_MAX - QL_ALIGN)
         return NULL;
     size_t rounded = bytes ? (bytes + QL_ALIGN - 1) / QL_ALIGN * QL_ALIGN : QL_ALIGN;
-    void *p = aligned_alloc(QL_ALIGN, rounded);
+    void *p = take_memory(rounded);
     if (p)
         memset(p, 0, rounded);
     return p;

@@ -34,6 +34,8 @@ static inline void tiles_end(void)
 
 #define tile_zero(t) __asm__ volatile("tilezero %%tmm" #t : :)
 #define tile_load(t, from) __asm__ volatile("tileloadd (%0,%1), %%tmm" #t : : "r"(from), "r"((size_t)TILE_LINE) : "memory")
+/* The same for what is not needed again soon: it passes by the first-level cache. */
+#define tile_stream(t, from) __asm__ volatile("tileloaddt1 (%0,%1), %%tmm" #t : : "r"(from), "r"((size_t)TILE_LINE) : "memory")
 #define tile_store(t, to) __asm__ volatile("tilestored %%tmm" #t ", (%0,%1)" : : "r"(to), "r"((size_t)TILE_LINE) : "memory")
 
 /* c[i][j] += sum over l of a[i][l] b[l / 2][j][l % 2], bf16 with fp32 sums. */
@@ -69,6 +71,7 @@ static inline void emulated_dot_bf16(float *c, const float *a, const float *b)
 
 #define tile_zero(t) memset(emulated_tiles[t], 0, TILE_BYTES)
 #define tile_load(t, from) memcpy(emulated_tiles[t], from, TILE_BYTES)
+#define tile_stream(t, from) tile_load(t, from)
 #define tile_store(t, to) memcpy(to, emulated_tiles[t], TILE_BYTES)
 #define tile_dot_bf16(c, a, b) emulated_dot_bf16(emulated_tiles[c], emulated_tiles[a], emulated_tiles[b])
 

@@ -3,7 +3,6 @@
 #include <immintrin.h>
 
 #include "kern/decode.h"
-#include "kern/fill_avx512.h"
 
 enum { LANES = 16, STEP = 32, TILE = 512 };
 
@@ -61,11 +60,10 @@ static block decode_any(const ql_wview *w, size_t row, size_t col, size_t count)
                    join(_mm512_loadu_ps(line + 32), _mm512_loadu_ps(line + 48))};
 }
 
-/* W[row][col .. col + 63], of which `count` are there. */
-static inline __attribute__((always_inline)) block decode(way how, const ql_wview *w, __m512 table, size_t row,
-                                                          size_t col, size_t count, float low, float high)
+/* 64 columns from `col`, of which `count` are there, of the row that starts at `line`. */
+static inline __attribute__((always_inline)) block decode(way how, const char *line, __m512 table, size_t col,
+                                                          size_t count, float low, float high)
 {
-    const char *line = (const char *)w->codes + row * w->row_bytes;
     if (how == BF16)
         return (block){dense32(line + 2 * col, count), count > 32 ? dense32(line + 2 * col + 64, count - 32)
                                                                   : _mm512_setzero_si512()};
@@ -74,8 +72,6 @@ static inline __attribute__((always_inline)) block decode(way how, const ql_wvie
                                                                    : _mm512_setzero_si512()};
     if (how == BYTES)
         return (block){bytes32(line + col, low), bytes32(line + col + 32, high)};
-    if (how == ANY)
-        return decode_any(w, row, col, count);
     __m512i codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(line + col / 2)));
     __m512i first = scaled_table(table, low), second = how == NIBBLES ? first : scaled_table(table, high);
     return (block){_mm512_permutexvar_epi16(codes, first),
@@ -100,46 +96,50 @@ static inline __m512 load_table(const ql_wview *w)
     return w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
 }
 
-/* 16 rows from `first`, those past the last being the last again. */
-static void list_rows(size_t rows[LANES], size_t first, size_t count)
-{
-    for (size_t r = 0; r < LANES; r++)
-        rows[r] = first + (r < count ? r : count - 1);
-}
+enum { AHEAD = 24 }; /* rows that are on their way while one is decoded */
 
-static inline __attribute__((always_inline)) void forward_rows(way how, const ql_wview *w, size_t row, size_t rows,
-                                                               size_t from, size_t depth, uint16_t *tile)
+/* out[i] = scale of group g + i of the row-major array. */
+static inline void row_scales(const ql_wview *w, size_t g, size_t count, float *out)
 {
-    float scales[QL_MOST_GROUPS * LANES] = {0};
-    size_t group = w->format.group, first = group ? from / group : 0, last = group ? (from + depth - 1) / group : 0;
-    __m512 table = load_table(w);
-    if (how <= BYTES) {
-        size_t index[LANES];
-        list_rows(index, row, rows);
-        ql_scales_avx512(w, index, first, last - first + 1, scales);
+    size_t stretch = g / QL_DQ_GROUPS; /* of groups with one step and offset */
+    if (w->format.scale != QL_SCALE_DQ || (g + count - 1) / QL_DQ_GROUPS != stretch) {
+        ql_decode_scales(w, g, count, out);
+        return;
     }
-    for (size_t at = 0; at < depth; at += QL_BLOCK) {
-        size_t g0 = how <= BYTES ? (from + at) / group : 0, g1 = how <= BYTES ? (from + at + STEP) / group : 0;
-        const float *low = scales + (g0 - first) * LANES, *high = scales + ((g1 <= last ? g1 : last) - first) * LANES;
-        uint16_t *out = tile + at / STEP * 2 * TILE;
-        bool both = depth - at > STEP;
-        for (size_t r = 0; r < rows; r++) {
-            block b = decode(how, w, table, row + r, from + at, depth - at < QL_BLOCK ? depth - at : QL_BLOCK, low[r],
-                             high[r]);
-            _mm512_store_si512(out + r * STEP, b.low);
-            if (both)
-                _mm512_store_si512(out + 2 * TILE + r * STEP, b.high);
-        }
+    __m512 step = _mm512_set1_ps(_cvtsh_ss(w->steps[stretch])), offset = _mm512_set1_ps(_cvtsh_ss(w->offsets[stretch]));
+    for (size_t i = 0; i < count; i += LANES) {
+        __mmask16 mask = (__mmask16)(count - i >= LANES ? ~0u : (1u << (count - i)) - 1);
+        __m512i code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, (const uint8_t *)w->scales + g + i));
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), step, offset));
     }
 }
 
-static inline __attribute__((always_inline)) void forward(way how, const ql_product *p, size_t col, size_t cols,
+/* Block after block of 64 terms, for all the rows, so that stores stay within a page. What the inner loop needs is in
+ * variables of its own: the compiler must take a vector's store for one that may change anything in memory. */
+static inline __attribute__((always_inline)) void forward(way how, const ql_wview *w, size_t col, size_t cols,
                                                           size_t from, size_t depth, uint16_t *panel)
 {
-    for (size_t o = 0; o < cols; o += LANES) {
-        size_t rows = cols - o < LANES ? cols - o : LANES;
-        uint16_t *tile = panel + o / 32 * ql_amx_steps(depth) * 2 * TILE + o / LANES % 2 * TILE;
-        forward_rows(how, p->w, col + o, rows, from, depth, tile);
+    float scales[QL_AMX_OUTPUTS][QL_AMX_TERMS / 32];
+    size_t half = ql_amx_steps(depth) * 2 * TILE, group = 1, first = 0, last = 0, row_bytes = w->row_bytes;
+    __m512 table = load_table(w);
+    if (how <= BYTES) {
+        group = w->format.group, first = from / group, last = (from + depth - 1) / group;
+        for (size_t o = 0; o < cols; o++)
+            row_scales(w, (col + o) * ql_row_groups(w) + first, last - first + 1, scales[o]);
+    }
+    for (size_t at = 0; at < depth; at += QL_BLOCK, panel += 4 * TILE) {
+        const char *line = (const char *)w->codes + col * row_bytes;
+        size_t low = (from + at) / group, high = (from + at + STEP) / group, count = depth - at;
+        low -= first, high = (high < last ? high : last) - first;
+        for (size_t o = 0; o < cols; o++, line += row_bytes) {
+            block b = how == ANY     ? decode_any(w, col + o, from + at, count < QL_BLOCK ? count : QL_BLOCK)
+                      : how <= BYTES ? decode(how, line, table, from + at, count, scales[o][low], scales[o][high])
+                                     : decode(how, line, table, from + at, count, 0, 0);
+            uint16_t *out = panel + (o / 32 ? half : 0) + o % 32 * STEP;
+            _mm512_store_si512(out, b.low);
+            if (count > STEP)
+                _mm512_store_si512(out + 2 * TILE, b.high);
+        }
     }
 }
 
@@ -154,50 +154,60 @@ static inline void store_pairs(__m512i even, __m512i odd, uint16_t *tile)
     _mm512_store_si512(tile + TILE, _mm512_permutex2var_epi16(even, _mm512_load_si512(order + 32), odd));
 }
 
-/* Rows [row, row + rows) of W, at most 16, whose first pair goes to line `tile`. */
-static inline __attribute__((always_inline)) void backward_rows(way how, const ql_wview *w, size_t row, size_t rows,
-                                                                size_t col, size_t cols, uint16_t *tile, size_t half)
+static inline float one_scale(const ql_wview *w, size_t g)
 {
-    float scales[2 * LANES] = {0};
-    const float *high = scales;
+    if (w->format.scale != QL_SCALE_DQ)
+        return ql_wview_scale(w, g);
+    return fmaf(((const uint8_t *)w->scales)[g], _cvtsh_ss(w->steps[g / QL_DQ_GROUPS]),
+                _cvtsh_ss(w->offsets[g / QL_DQ_GROUPS]));
+}
+
+/* Columns [col, col + cols) of a row, scale and all; low and high are the first and last of its groups there. */
+static inline __attribute__((always_inline)) block decode_row(way how, const ql_wview *w, const char *line,
+                                                              __m512 table, size_t row, size_t col, size_t cols,
+                                                              size_t low, size_t high)
+{
+    if (how == ANY)
+        return decode_any(w, row, col, cols);
+    if (how > BYTES)
+        return decode(how, line, table, col, cols, 0, 0);
+    float first = one_scale(w, low);
+    return decode(how, line, table, col, cols, first, low == high ? first : one_scale(w, high));
+}
+
+static inline __attribute__((always_inline)) void backward(way how, const ql_wview *w, size_t col, size_t cols,
+                                                           size_t from, size_t depth, uint16_t *panel)
+{
+    size_t end = ql_amx_steps(depth) * STEP, half = end * 2 * LANES, row_bytes = w->row_bytes, groups = ql_row_groups(w);
+    size_t low = how <= BYTES ? col / w->format.group : 0, high = how <= BYTES ? (col + cols - 1) / w->format.group : 0;
+    size_t ahead = AHEAD * row_bytes + (how == BF16 || how == F16 ? 4 : how == BYTES ? 2 : 1) * col / 2;
+    const char *line = (const char *)w->codes + from * row_bytes;
     __m512 table = load_table(w);
-    if (how <= BYTES) {
-        size_t group = w->format.group, first = col / group, last = (col + cols - 1) / group, index[LANES];
-        list_rows(index, row, rows);
-        ql_scales_avx512(w, index, first, last - first + 1, scales);
-        high = scales + (last - first) * LANES;
-    }
-    block zero = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (size_t r = 0; r < rows; r += 2, tile += STEP) {
-        block even = decode(how, w, table, row + r, col, cols, scales[r], high[r]), odd = zero;
-        if (r + 1 < rows)
-            odd = decode(how, w, table, row + r + 1, col, cols, scales[r + 1], high[r + 1]);
+    for (size_t i = 0, row = from; i < end; i += 2, row += 2, line += 2 * row_bytes) {
+        if (i + AHEAD < depth) {
+            _mm_prefetch(line + ahead, _MM_HINT_T0);
+            _mm_prefetch(line + ahead + row_bytes, _MM_HINT_T0);
+        }
+        block even = {_mm512_setzero_si512(), _mm512_setzero_si512()}, odd = even;
+        size_t g = row * groups;
+        if (i < depth)
+            even = decode_row(how, w, line, table, row, col, cols, g + low, g + high);
+        if (i + 1 < depth)
+            odd = decode_row(how, w, line + row_bytes, table, row + 1, col, cols, g + groups + low, g + groups + high);
+        uint16_t *tile = panel + i / STEP * 2 * TILE + i % STEP / 2 * STEP;
         store_pairs(even.low, odd.low, tile);
         if (cols > STEP)
             store_pairs(even.high, odd.high, tile + half);
     }
 }
 
-static inline __attribute__((always_inline)) void backward(way how, const ql_product *p, size_t col, size_t cols,
-                                                           size_t from, size_t depth, uint16_t *panel)
-{
-    size_t steps = ql_amx_steps(depth), half = steps * 2 * TILE;
-    for (size_t i = 0; i < depth; i += LANES) {
-        size_t rows = depth - i < LANES ? depth - i : LANES;
-        backward_rows(how, p->w, from + i, rows, col, cols, panel + i / STEP * 2 * TILE + i % STEP / 2 * STEP, half);
-    }
-    for (size_t i = (depth + 1) / 2; i < steps * STEP / 2; i++)
-        for (size_t t = 0; t < 4; t++)
-            memset(panel + t / 2 * half + (i / LANES * 2 + t % 2) * TILE + i % LANES * STEP, 0, STEP * sizeof *panel);
-}
-
 static inline __attribute__((always_inline)) void fill(way how, const ql_product *p, size_t col, size_t cols,
                                                        size_t from, size_t depth, uint16_t *panel)
 {
     if (p->transposed)
-        backward(how, p, col, cols, from, depth, panel);
+        backward(how, p->w, col, cols, from, depth, panel);
     else
-        forward(how, p, col, cols, from, depth, panel);
+        forward(how, p->w, col, cols, from, depth, panel);
 }
 
 void ql_fill_amx(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, uint16_t *panel)

@@ -4,7 +4,7 @@
 
 #include "kern/matmul.h"
 
-enum { QL_AMX_OUTPUTS = 64, QL_AMX_TERMS = 256 }; /* of a panel, at most */
+enum { QL_AMX_OUTPUTS = 64, QL_AMX_TERMS = 2048 }; /* of a panel, at most */
 
 /* Steps of 32 terms; a panel is [2 halves of 32 outputs][steps][2 tiles of 16 outputs][512 bf16]. */
 static inline size_t ql_amx_steps(size_t terms)

@@ -1,6 +1,7 @@
-/* AMX, bf16: x and decoded weights rounded to bf16, sums in fp32. A panel of W (64 outputs x 256 terms) is decoded
- * into the first-level cache and multiplied with every block of 32 tokens of the rectangle; sums wait in scratch
- * between panels. Forward, rows of W are tiles as they lie and the result comes out turned; transposed, x is. */
+/* AMX, bf16: x and decoded weights rounded to bf16, sums in fp32. Forward, rows of W are tiles as they lie and the
+ * result comes out turned; transposed, x is. A panel of W (64 outputs x 1024 terms) is decoded into the second-level
+ * cache, where a panel of x waits. Of it 32 outputs x DEPTH terms at a time stay in the first-level cache beside the
+ * sums of a set of blocks, while x streams by. Sums wait in scratch between panels of W. */
 #include <immintrin.h>
 
 #include "base/cpu.h"
@@ -11,8 +12,13 @@
 #include "kern/kernels.h"
 #include "kern/turn_avx512.h"
 
-/* Rectangles: a panel's depth of packed x (512 KB) and the sums (1 MB) stay in a second-level cache of 2 MB. */
-enum { MOST_ROWS = 1024, MOST_COLS = 256 };
+#ifndef QL_AMX_EMULATED
+enum { DEPTH = 512 /* terms of W that stay in the first-level cache */, MOST_ROWS = 1024, MOST_COLS = 1024 };
+enum { MOST_TERMS = QL_AMX_TERMS, WRITTEN = 256 /* outputs at a time, in long rows */ };
+enum { PANEL_OF_X = 1 << 19 /* bf16: half of a second-level cache of 2 MB */ };
+#else /* small, so that small products have several of everything */
+enum { DEPTH = 64, MOST_ROWS = 64, MOST_COLS = 128, MOST_TERMS = 128, WRITTEN = 64, PANEL_OF_X = 48 * 128 };
+#endif
 enum { BLOCK = 32, LANES = 16, STEP = 32, TILE = 512 /* bf16 */, SUMS = 4 * LANES * LANES /* of a block */ };
 
 static size_t pieces(size_t length, size_t piece)
@@ -37,19 +43,33 @@ static size_t packed_rows(size_t rows)
     return pieces(rows, LANES) * LANES;
 }
 
+/* Terms of a panel: sums are cut into panels of about the same depth. */
+static size_t panel_terms(size_t inputs)
+{
+    size_t panels = pieces(inputs, MOST_TERMS);
+    return pieces(pieces(inputs, panels ? panels : 1), QL_BLOCK) * QL_BLOCK;
+}
+
+/* Blocks of sums side by side: all where they wait for another panel, otherwise as many as are written at a time. */
+static size_t sums_across(size_t inputs, size_t cols)
+{
+    return pieces(inputs > panel_terms(inputs) ? cols : least(cols, WRITTEN), BLOCK);
+}
+
 static ql_plan plan(const ql_product *p, size_t threads)
 {
     if (ql_gemv_fits(p))
         return ql_gemv_plan(p, threads);
-    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p), down = pieces(p->m, MOST_ROWS);
-    ql_plan plan = {.rows = packed_rows(pieces(p->m, down ? down : 1)), .cols = MOST_COLS};
-    plan.cols = least(plan.cols, pieces(outputs, QL_AMX_OUTPUTS) * QL_AMX_OUTPUTS);
-    while (plan.cols > QL_AMX_OUTPUTS && down * pieces(outputs, plan.cols) < 4 * threads)
-        plan.cols -= QL_AMX_OUTPUTS;
-    plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, QL_AMX_TERMS);
+    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p), terms = panel_terms(inputs);
+    size_t most = least(MOST_ROWS, PANEL_OF_X / terms / BLOCK * BLOCK), down = pieces(p->m, most);
+    /* As many rectangles for every thread, as wide as may be: each reads its panels of x once. */
+    size_t across = threads * pieces(outputs, threads * MOST_COLS);
+    ql_plan plan = {.rows = pieces(pieces(p->m, down ? down : 1), BLOCK) * BLOCK,
+                    .cols = pieces(pieces(outputs, across), QL_AMX_OUTPUTS) * QL_AMX_OUTPUTS};
+    plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, terms);
     plan.packed = packed_rows(p->m) * ql_amx_steps(inputs) * STEP * sizeof(uint16_t);
-    plan.scratch = QL_AMX_OUTPUTS * QL_AMX_TERMS * sizeof(uint16_t) +
-                   pieces(plan.rows, BLOCK) * pieces(plan.cols, BLOCK) * SUMS * sizeof(float);
+    plan.scratch = QL_AMX_OUTPUTS * terms * sizeof(uint16_t) +
+                   pieces(least(p->m, most), BLOCK) * sums_across(inputs, plan.cols) * SUMS * sizeof(float);
     if (plan.packed < ql_gemv_packed(p))
         plan.packed = ql_gemv_packed(p);
     return plan;
@@ -94,9 +114,9 @@ static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
         ql_gemv_avx512_pack(p, plan, index, packed);
         return;
     }
-    size_t inputs = ql_product_inputs(p), panels = pieces(inputs, QL_AMX_TERMS);
-    size_t row = index / panels * plan.rows, from = index % panels * QL_AMX_TERMS;
-    size_t rows = least(plan.rows, p->m - row), depth = least(QL_AMX_TERMS, inputs - from);
+    size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), panels = pieces(inputs, terms);
+    size_t row = index / panels * plan.rows, from = index % panels * terms;
+    size_t rows = least(plan.rows, p->m - row), depth = least(terms, inputs - from);
     uint16_t *out = (uint16_t *)packed + (row * ql_amx_steps(inputs) + packed_rows(rows) * (from / STEP)) * STEP;
     const float *x = p->x + row * p->ldx + from;
     for (size_t r = 0; r < rows; r += BLOCK) {
@@ -104,88 +124,6 @@ static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
         pack_block(x + r * p->ldx, p->ldx, some, depth, p->transposed, out);
         out += packed_rows(some) * ql_amx_steps(depth) * STEP;
     }
-}
-
-/* sums[2 x 2 tiles] (+)= a[2] b[2]: a and b hold two tiles a step. */
-static void block_2x2(const uint16_t *a, const uint16_t *b, size_t steps, bool add, float *sums)
-{
-    if (add) {
-        tile_load(0, sums);
-        tile_load(1, sums + 256);
-        tile_load(2, sums + 512);
-        tile_load(3, sums + 768);
-    } else {
-        tile_zero(0);
-        tile_zero(1);
-        tile_zero(2);
-        tile_zero(3);
-    }
-    for (size_t s = 0; s < steps; s++, a += 2 * TILE, b += 2 * TILE) {
-        tile_load(4, a);
-        tile_load(6, b);
-        tile_dot_bf16(0, 4, 6);
-        tile_load(7, b + TILE);
-        tile_dot_bf16(1, 4, 7);
-        tile_load(5, a + TILE);
-        tile_dot_bf16(2, 5, 6);
-        tile_dot_bf16(3, 5, 7);
-    }
-    tile_store(0, sums);
-    tile_store(1, sums + 256);
-    tile_store(2, sums + 512);
-    tile_store(3, sums + 768);
-}
-
-/* As above with one tile of a (sums 0, 1) ... */
-static void block_1x2(const uint16_t *a, const uint16_t *b, size_t steps, bool add, float *sums)
-{
-    tile_zero(0);
-    tile_zero(1);
-    if (add) {
-        tile_load(0, sums);
-        tile_load(1, sums + 256);
-    }
-    for (size_t s = 0; s < steps; s++, a += TILE, b += 2 * TILE) {
-        tile_load(4, a);
-        tile_load(6, b);
-        tile_dot_bf16(0, 4, 6);
-        tile_load(7, b + TILE);
-        tile_dot_bf16(1, 4, 7);
-    }
-    tile_store(0, sums);
-    tile_store(1, sums + 256);
-}
-
-/* ... or one tile of b (sums 0, 2). */
-static void block_2x1(const uint16_t *a, const uint16_t *b, size_t steps, bool add, float *sums)
-{
-    tile_zero(0);
-    tile_zero(2);
-    if (add) {
-        tile_load(0, sums);
-        tile_load(2, sums + 512);
-    }
-    for (size_t s = 0; s < steps; s++, a += 2 * TILE, b += TILE) {
-        tile_load(4, a);
-        tile_load(6, b);
-        tile_dot_bf16(0, 4, 6);
-        tile_load(5, a + TILE);
-        tile_dot_bf16(2, 5, 6);
-    }
-    tile_store(0, sums);
-    tile_store(2, sums + 512);
-}
-
-/* A block of 32 (or 16) tokens of packed x with 32 outputs of the panel. */
-static void multiply(bool transposed, size_t tokens, const uint16_t *x, const uint16_t *w, size_t steps, bool add,
-                     float *sums)
-{
-    if (tokens > LANES)
-        block_2x2(transposed ? x : w, transposed ? w : x, steps, add, sums);
-    else if (transposed)
-        block_1x2(x, w, steps, add, sums);
-    else
-        block_2x1(w, x, steps, add, sums);
 }
 
 /* y[rows][cols] (+)= a tile of sums, [16 tokens][16 outputs] or, forward, turned. */
@@ -210,29 +148,141 @@ static void write_tile(const float *sums, bool turned, size_t rows, size_t cols,
     }
 }
 
-static void write_block(const ql_product *p, const float *sums, size_t row, size_t rows, size_t col, size_t cols)
+/* The steps of a product of 2 x 2 tiles: w stays in the first-level cache, x streams by. */
+static inline __attribute__((always_inline)) void more_steps(bool transposed, const uint16_t *x, const uint16_t *w,
+                                                             size_t steps)
 {
-    for (size_t i = 0; i < 4; i++) {
-        size_t t = p->transposed ? i / 2 : i % 2, o = p->transposed ? i % 2 : i / 2;
-        if (t * LANES >= rows || o * LANES >= cols)
-            continue;
-        write_tile(sums + i * LANES * LANES, !p->transposed, rows - t * LANES, cols - o * LANES,
-                   p->y + (row + t * LANES) * p->ldy + col + o * LANES, p->ldy, p->add);
+    for (size_t s = 0; s < steps; s++, x += 2 * TILE, w += 2 * TILE) {
+        if (transposed) {
+            tile_stream(4, x);
+            tile_load(6, w);
+            tile_dot_bf16(0, 4, 6);
+            tile_load(7, w + TILE);
+            tile_dot_bf16(1, 4, 7);
+            tile_stream(5, x + TILE);
+        } else {
+            tile_load(4, w);
+            tile_stream(6, x);
+            tile_dot_bf16(0, 4, 6);
+            tile_stream(7, x + TILE);
+            tile_dot_bf16(1, 4, 7);
+            tile_load(5, w + TILE);
+        }
+        tile_dot_bf16(2, 5, 6);
+        tile_dot_bf16(3, 5, 7);
     }
 }
 
-/* All tokens of the rectangle with one panel of W. */
-static void multiply_panel(const ql_product *p, ql_tile t, const uint16_t *x, const uint16_t *panel, size_t col,
-                           size_t cols, size_t steps, bool first, bool last, float *sums)
+static inline void store_sums(float *sums)
 {
-    for (size_t half = 0; half < cols; half += BLOCK, panel += steps * 2 * TILE) {
-        const uint16_t *block = x;
-        for (size_t r = 0; r < t.rows; r += BLOCK, sums += SUMS) {
-            size_t tokens = least(BLOCK, t.rows - r);
-            multiply(p->transposed, tokens, block, panel, steps, !first, sums);
-            if (last)
-                write_block(p, sums, t.row + r, tokens, col + half, cols - half);
-            block += packed_rows(tokens) * steps * STEP;
+    tile_store(0, sums);
+    tile_store(1, sums + LANES * LANES);
+    tile_store(2, sums + 2 * LANES * LANES);
+    tile_store(3, sums + 3 * LANES * LANES);
+}
+
+/* sums (+)= 32 tokens of packed x with 32 outputs of the panel. The tiles still hold the sums of the block before,
+ * which go to `before`, each while the first step waits for its tiles. */
+static inline __attribute__((always_inline)) void multiply_block(bool transposed, const uint16_t *x, const uint16_t *w,
+                                                                 size_t steps, bool add, float *sums, float *before)
+{
+#define CHANGE_SUMS(t)                                                                                                 \
+    do {                                                                                                               \
+        if (before)                                                                                                    \
+            tile_store(t, before + t * LANES * LANES);                                                                 \
+        if (add)                                                                                                       \
+            tile_load(t, sums + t * LANES * LANES);                                                                    \
+        else                                                                                                           \
+            tile_zero(t);                                                                                              \
+    } while (0)
+    const uint16_t *a = transposed ? x : w, *b = transposed ? w : x;
+    tile_load(4, a);
+    tile_load(6, b);
+    CHANGE_SUMS(0);
+    tile_dot_bf16(0, 4, 6);
+    tile_load(7, b + TILE);
+    CHANGE_SUMS(1);
+    tile_dot_bf16(1, 4, 7);
+    tile_load(5, a + TILE);
+    CHANGE_SUMS(2);
+    tile_dot_bf16(2, 5, 6);
+    CHANGE_SUMS(3);
+    tile_dot_bf16(3, 5, 7);
+#undef CHANGE_SUMS
+    more_steps(transposed, x + 2 * TILE, w + 2 * TILE, steps - 1);
+}
+
+/* The same with no more than 16 tokens. */
+static void multiply_half_block(bool transposed, const uint16_t *x, const uint16_t *w, size_t steps, bool add,
+                                float *sums)
+{
+    float *other = sums + (transposed ? 1 : 2) * LANES * LANES;
+    tile_zero(0);
+    tile_zero(1);
+    if (add) {
+        tile_load(0, sums);
+        tile_load(1, other);
+    }
+    for (size_t s = 0; s < steps; s++, x += TILE, w += 2 * TILE) {
+        tile_load(4, x);
+        tile_load(5, w);
+        tile_load(6, w + TILE);
+        if (transposed) {
+            tile_dot_bf16(0, 4, 5);
+            tile_dot_bf16(1, 4, 6);
+        } else {
+            tile_dot_bf16(0, 5, 4);
+            tile_dot_bf16(1, 6, 4);
+        }
+    }
+    tile_store(0, sums);
+    tile_store(1, other);
+}
+
+/* All tokens of the rectangle with 32 outputs of the panel. */
+static inline __attribute__((always_inline)) void multiply_rows(bool transposed, size_t rows, const uint16_t *x,
+                                                                const uint16_t *w, size_t steps, bool add, float *sums)
+{
+    enum { AT_ONCE = DEPTH / STEP };
+    float *before = NULL;
+    size_t whole = packed_rows(rows) / BLOCK;
+    for (size_t s = 0; s < steps; s += AT_ONCE)
+        for (size_t i = 0; i < whole; i++) {
+            multiply_block(transposed, x + (i * steps + s) * 2 * TILE, w + s * 2 * TILE, least(AT_ONCE, steps - s),
+                           add || s, sums + i * SUMS, before);
+            before = sums + i * SUMS;
+        }
+    if (before)
+        store_sums(before);
+    if (whole * BLOCK < rows)
+        multiply_half_block(transposed, x + whole * steps * 2 * TILE, w, steps, add, sums + whole * SUMS);
+}
+
+/* All tokens of the rectangle with a panel of W. */
+static void multiply_panel(const ql_product *p, size_t rows, const uint16_t *x, const uint16_t *panel, size_t cols,
+                           size_t steps, bool add, float *sums)
+{
+    for (size_t c = 0; c < cols; c += BLOCK, panel += steps * 2 * TILE, sums += pieces(rows, BLOCK) * SUMS) {
+        if (p->transposed)
+            multiply_rows(true, rows, x, panel, steps, add, sums);
+        else
+            multiply_rows(false, rows, x, panel, steps, add, sums);
+    }
+}
+
+/* The sums of rectangle t, [32 outputs][block of tokens], go to y; the next rows are on their way meanwhile. */
+static void write_rows(const ql_product *p, ql_tile t, const float *sums)
+{
+    size_t across = pieces(t.rows, BLOCK) * SUMS;
+    for (size_t r = 0; r < t.rows; r += LANES) {
+        size_t rows = least(LANES, t.rows - r), token = r / LANES % 2;
+        float *y = p->y + (t.row + r) * p->ldy + t.col;
+        for (size_t o = 0; o < t.cols; o += LANES) {
+            size_t output = o / LANES % 2, at = p->transposed ? 2 * token + output : 2 * output + token;
+            for (size_t i = LANES; i < 2 * LANES && r + i < t.rows; i++)
+                __builtin_prefetch(y + i * p->ldy + o, 1);
+            write_tile(sums + o / BLOCK * across + r / BLOCK * SUMS + at * LANES * LANES, !p->transposed, rows,
+                       t.cols - o, y + o, p->ldy, p->add);
         }
     }
 }
@@ -243,20 +293,24 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
         ql_gemv_avx512_tile(p, t, packed, scratch);
         return;
     }
+    size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), across = pieces(t.rows, BLOCK) * SUMS;
+    size_t kept = inputs > terms ? t.cols : WRITTEN;
     uint16_t *panel = scratch;
-    float *sums = (float *)(void *)(panel + QL_AMX_OUTPUTS * QL_AMX_TERMS);
-    size_t inputs = ql_product_inputs(p), panel_sums = QL_AMX_OUTPUTS / BLOCK * pieces(t.rows, BLOCK) * SUMS;
+    float *sums = (float *)(void *)(panel + QL_AMX_OUTPUTS * terms);
     const uint16_t *x = (const uint16_t *)packed + t.row * ql_amx_steps(inputs) * STEP;
     tiles_begin();
-    for (size_t from = 0; from < inputs; from += QL_AMX_TERMS) {
-        size_t depth = least(QL_AMX_TERMS, inputs - from), steps = ql_amx_steps(depth);
+    for (size_t from = 0; from < inputs; from += terms, x += packed_rows(t.rows) * terms) {
+        size_t depth = least(terms, inputs - from);
         for (size_t c = 0; c < t.cols; c += QL_AMX_OUTPUTS) {
-            size_t cols = least(QL_AMX_OUTPUTS, t.cols - c);
+            size_t cols = least(QL_AMX_OUTPUTS, t.cols - c), end = c + cols;
             ql_fill_amx(p, t.col + c, cols, from, depth, panel);
-            multiply_panel(p, t, x, panel, t.col + c, cols, steps, from == 0, from + depth == inputs,
-                           sums + c / QL_AMX_OUTPUTS * panel_sums);
+            multiply_panel(p, t.rows, x, panel, cols, ql_amx_steps(depth), from > 0, sums + c % kept / BLOCK * across);
+            if (from + depth == inputs && (end == t.cols || end % WRITTEN == 0)) {
+                size_t start = c / WRITTEN * WRITTEN;
+                write_rows(p, (ql_tile){t.row, t.rows, t.col + start, end - start},
+                           sums + start % kept / BLOCK * across);
+            }
         }
-        x += packed_rows(t.rows) * steps * STEP;
     }
     tiles_end();
 }
