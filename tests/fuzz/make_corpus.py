@@ -239,6 +239,36 @@ def bitsandbytes():
         put("config", f"bitsandbytes-{kind}", s.config(quantization_config=quantization))
 
 
+def architectures():
+    """Folders of the architectures that differ in their layers: windows, caps, fused matrices, layers without rotation."""
+    rng = random.Random(5)
+    more = {"gemma2": dict(sliding_window=4, query_pre_attn_scalar=4, attn_logit_softcapping=5.0,
+                           final_logit_softcapping=3.0, hidden_activation="gelu_pytorch_tanh"),
+            "gemma3_text": dict(sliding_window=4, sliding_window_pattern=2, rope_local_base_freq=1e4,
+                                rope_scaling={"rope_type": "linear", "factor": 8.0}),
+            "phi3": dict(original_max_position_embeddings=8, sliding_window=None,
+                         rope_scaling={"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0]}),
+            "smollm3": dict(no_rope_layers=[1, 0], use_sliding_window=False),
+            "mistral": dict(sliding_window=3)}
+    for arch, settings in more.items():
+        s = Shape(arch, inter=16, layers=2, tied=arch != "mistral")
+        tensors = s.tensors()
+        for layer in range(2):
+            p = f"model.layers.{layer}."
+            if arch.startswith("gemma"):
+                tensors[p + "pre_feedforward_layernorm.weight"] = tensors[p + "post_feedforward_layernorm.weight"] = (8,)
+            if arch == "gemma3_text":
+                tensors[p + "self_attn.q_norm.weight"] = tensors[p + "self_attn.k_norm.weight"] = (4,)
+            if arch == "phi3":
+                for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
+                    del tensors[f"{p}{name}.weight"]
+                tensors[p + "self_attn.qkv_proj.weight"] = (16, 8)
+                tensors[p + "mlp.gate_up_proj.weight"] = (32, 8)
+        stored = {name: ("F16", list(shape), floats("F16", count(shape), rng)) for name, shape in tensors.items()}
+        put("model", f"{arch}-f16", "`", s.config(**settings), *safetensors(stored))
+        put("config", arch, s.config(**settings))
+
+
 def settings():
     put("settings", "every-kind", "flag: off\nsize: 8  # words\nreal: 2.5e-1\nbytes: 4Gi\ntext: 'some words'\nchoice: two\n"
         "names: [a, b]\nlist:\n  - one\n  - \"t\\two\"\n")
@@ -495,5 +525,6 @@ if __name__ == "__main__":
     templates()
     adapters()
     bitsandbytes()
+    architectures()
     settings()
     runlogs()
