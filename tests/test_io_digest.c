@@ -1,4 +1,5 @@
-/* SHA-256 of files: vectors of FIPS 180-4, and lengths about the edges of blocks and reads (values of Python's hashlib). */
+/* SHA-256 of files: vectors of FIPS 180-4, and lengths about the edges of blocks and reads (values of Python's
+ * hashlib). */
 #include "support.h"
 
 #include <stdlib.h>
@@ -92,7 +93,8 @@ START_TEST(files_that_cannot_be_read)
 {
     ql_error err = {0};
     ql_file_digest digest;
-    ck_assert_fails(ql_file_sha256(&digest, "/nowhere/at/all", 0, &err), QL_ERR_IO, &err, "/nowhere/at/all: cannot read");
+    ck_assert_fails(ql_file_sha256(&digest, "/nowhere/at/all", 0, &err), QL_ERR_IO, &err,
+                    "/nowhere/at/all: cannot read");
     ck_assert_fails(ql_file_sha256(&digest, folder, 0, &err), QL_ERR_IO, &err, "directory");
     ck_assert_fails(ql_file_sha256(&digest, "/dev/zero", 0, &err), QL_ERR_IO, &err, "/dev/zero");
 }

@@ -46,12 +46,12 @@ struct cli_settings;
 /* What the user asked for. */
 typedef struct cli_args {
     const struct cli_command *command;
-    const void *values;                 /* the command's struct, filled */
-    const char *given[CLI_MAX_OPTIONS]; /* values as typed ("yes" or "no" for flags), by cli_option_at() index;
-                                           NULL: not given, the default holds */
+    const void *values;                    /* the command's struct, filled */
+    const char *given[CLI_MAX_OPTIONS];    /* values as typed ("yes" or "no" for flags), by cli_option_at() index;
+                                              NULL: not given, the default holds */
     const char *defaults[CLI_MAX_OPTIONS]; /* the defaults in force, in the same way; NULL: none */
-    bool from_file[CLI_MAX_OPTIONS];    /* given in the file of --config, not on the command line */
-    struct cli_settings *settings;      /* that file, or NULL */
+    bool from_file[CLI_MAX_OPTIONS];       /* given in the file of --config, not on the command line */
+    struct cli_settings *settings;         /* that file, or NULL */
 } cli_args;
 
 typedef struct cli_command {

@@ -202,8 +202,9 @@ void cli_chart_put(FILE *out, const cli_chart *chart)
     fprintf(out, "<figure class=\"chart%s\"><figcaption>%s", chart->wide ? " wide" : "", chart->title);
     for (size_t s = 0; s < chart->count && chart->count > 1; s++)
         fprintf(out, " <span class=\"key %s\">%s</span>", chart->series[s].style, chart->series[s].name);
-    fprintf(out, "</figcaption><div class=\"plot\" tabindex=\"0\" role=\"img\" aria-label=\"%s by %s\">"
-                 "<svg viewBox=\"0 0 %d %d\" preserveAspectRatio=\"none\" aria-hidden=\"true\">",
+    fprintf(out,
+            "</figcaption><div class=\"plot\" tabindex=\"0\" role=\"img\" aria-label=\"%s by %s\">"
+            "<svg viewBox=\"0 0 %d %d\" preserveAspectRatio=\"none\" aria-hidden=\"true\">",
             chart->title, chart->x_name, WIDTH, HEIGHT);
     put_grid(out, &x, &y);
     for (size_t s = 0; s < chart->count; s++) {

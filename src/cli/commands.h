@@ -4,6 +4,7 @@
 
 #include "cli/args.h"
 
-extern const cli_command cli_finetune, cli_plan, cli_eval, cli_generate, cli_merge, cli_export, cli_report, cli_man, cli_completion, cli_inspect;
+extern const cli_command cli_finetune, cli_plan, cli_eval, cli_generate, cli_merge, cli_export, cli_inspect, cli_report,
+    cli_man, cli_completion;
 
 #endif

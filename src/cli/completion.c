@@ -29,7 +29,7 @@ static values values_of(const cli_option *option)
     static const struct {
         const char *metavar;
         values values;
-    } kinds[] = {{"FILE", VALUES_FILES},   {"LOG", VALUES_FILES},  {"PATH", VALUES_FILES},
+    } kinds[] = {{"FILE", VALUES_FILES},  {"LOG", VALUES_FILES},   {"PATH", VALUES_FILES},
                  {"MODEL", VALUES_FILES}, {"DIR", VALUES_FOLDERS}, {"COMMAND", VALUES_COMMANDS}};
     if (option->kind == CLI_FLAG || option->kind == CLI_CHOICE)
         return option->kind == CLI_FLAG ? VALUES_NONE : VALUES_WORDS;
@@ -210,7 +210,8 @@ static void put_zsh(void)
     puts(" ;;");
     for (size_t i = 0; cli_commands[i]; i++)
         put_zsh_command(cli_commands[i]);
-    puts("    esac\n}\n\nif [[ $funcstack[1] == _qlora ]]; then\n    _qlora \"$@\"\nelse\n    compdef _qlora qlora\nfi");
+    puts(
+        "    esac\n}\n\nif [[ $funcstack[1] == _qlora ]]; then\n    _qlora \"$@\"\nelse\n    compdef _qlora qlora\nfi");
 }
 
 static void put_fish_values(const cli_option *option)
@@ -301,8 +302,9 @@ static const cli_option *const options[] = {own_options, NULL};
 const cli_command cli_completion = {
     .name = "completion",
     .summary = "commands and options for the tab key of a shell",
-    .about = "Prints a script that makes bash, zsh or fish complete the commands of qlora, their options, and the values "
-             "of these.",
+    .about =
+        "Prints a script that makes bash, zsh or fish complete the commands of qlora, their options, and the values "
+        "of these.",
     .examples = examples,
     .options = options,
     .operand = "shell",

@@ -110,6 +110,8 @@ static int record(finetune *f, const cli_args *args)
         status = cli_record_add(&f->record, "data", v->data);
     if (status == CLI_OK)
         status = cli_record_add(&f->record, "valid", v->valid);
+    if (status == CLI_OK && v->common.chat_template && access(v->common.chat_template, R_OK) == 0)
+        status = cli_record_add(&f->record, "chat-template", v->common.chat_template);
     cli_record_compare(&f->record);
     return status;
 }
@@ -177,7 +179,8 @@ int finetune_load(finetune *f)
             return cli_failed(&err);
     }
     if (f->train.warmup_steps >= ql_trainer_steps(f->trainer))
-        fprintf(stderr, "qlora: warning: the learning rate rises for all %zu steps (--warmup-steps %zu) and is never %g\n",
+        fprintf(stderr,
+                "qlora: warning: the learning rate rises for all %zu steps (--warmup-steps %zu) and is never %g\n",
                 ql_trainer_steps(f->trainer), f->train.warmup_steps, f->train.lr);
     if (f->v->resume && ql_trainer_resume(f->trainer, f->checkpoint, &err))
         return cli_failed(&err);

@@ -58,8 +58,12 @@ static bool take_start(cli_history *h, json_t *event)
 
 static bool take_step(cli_history *h, json_t *event)
 {
-    cli_history_step step = {number(event, "step"),    number(event, "loss"),   number(event, "lr"),
-                             number(event, "grad_norm"), number(event, "seconds"), number(event, "tokens"),
+    cli_history_step step = {number(event, "step"),
+                             number(event, "loss"),
+                             number(event, "lr"),
+                             number(event, "grad_norm"),
+                             number(event, "seconds"),
+                             number(event, "tokens"),
                              number(event, "tokens_per_second")};
     if (!(step.step >= 1 && step.step < 1e15))
         return true;
@@ -99,8 +103,8 @@ static bool take_end(cli_history *h, json_t *event)
 static const struct {
     const char *name;
     bool (*take)(cli_history *history, json_t *event);
-} events[] = {{"start", take_start}, {"step", take_step}, {"eval", take_eval}, {"sample", take_sample},
-              {"end", take_end}};
+} events[] = {
+    {"start", take_start}, {"step", take_step}, {"eval", take_eval}, {"sample", take_sample}, {"end", take_end}};
 
 static ql_status take(cli_history *h, json_t *event, const char *name, size_t line, ql_error *err)
 {

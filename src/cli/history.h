@@ -18,8 +18,8 @@ typedef struct cli_history_eval {
 
 /* Zeroed is empty. */
 typedef struct cli_history {
-    json_t *start, *end;    /* the events of that name; NULL: none */
-    json_t *samples;        /* array of such events */
+    json_t *start, *end;     /* the events of that name; NULL: none */
+    json_t *samples;         /* array of such events */
     cli_history_step *steps; /* in the order of their numbers */
     cli_history_eval *evals;
     size_t step_count, step_capacity, eval_count, eval_capacity;

@@ -98,7 +98,7 @@ int main(int argc, char **argv)
     int status = CLI_OK;
     wait_briefly(argv);
     cli_interrupt_tidy();
-    signal(SIGXFSZ, SIG_IGN);        /* a limit of file sizes makes writes fail, as a full disk does */
+    signal(SIGXFSZ, SIG_IGN);         /* a limit of file sizes makes writes fail, as a full disk does */
     setvbuf(stdout, NULL, _IOLBF, 0); /* lines keep their order beside stderr */
     if (argc < 2) {
         help(stderr);

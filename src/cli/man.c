@@ -85,8 +85,8 @@ static void put_name(FILE *out, const cli_command *command, const cli_option *op
 
 static void put_head(FILE *out, const char *name, const char *command, const char *summary)
 {
-    fprintf(out, ".\\\" Written by 'qlora man'.\n.TH %s 1 %s \"qlora %s\" \"qlora manual\"\n.SH NAME\n", name, PAGE_DATE,
-            QLORA_VERSION);
+    fprintf(out, ".\\\" Written by 'qlora man'.\n.TH %s 1 %s \"qlora %s\" \"qlora manual\"\n.SH NAME\n", name,
+            PAGE_DATE, QLORA_VERSION);
     fprintf(out, command ? "qlora\\-%s \\- " : "qlora \\- ", command);
     put_paragraph(out, summary);
 }
@@ -188,21 +188,24 @@ static void put_command(FILE *out, const cli_command *command)
 static void put_overview(FILE *out)
 {
     put_head(out, "QLORA", NULL, "QLoRA fine-tuning of language models on the CPU");
-    fputs(".SH SYNOPSIS\n\\fBqlora\\fR \\fICOMMAND\\fR [\\fIoptions\\fR]\n.br\n\\fBqlora help\\fR \\fICOMMAND\\fR\n.br\n"
-          "\\fBqlora \\-\\-version\\fR\n.SH DESCRIPTION\n"
-          "Quantizes the weights of a language model to 4 or 8 bits and trains a small\nLoRA adapter over them, measures "
-          "the model, generates text, and writes adapters\nand models for other programs.\n.SH COMMANDS\n",
-          out);
+    fputs(
+        ".SH SYNOPSIS\n\\fBqlora\\fR \\fICOMMAND\\fR [\\fIoptions\\fR]\n.br\n\\fBqlora help\\fR \\fICOMMAND\\fR\n.br\n"
+        "\\fBqlora \\-\\-version\\fR\n.SH DESCRIPTION\n"
+        "Quantizes the weights of a language model to 4 or 8 bits and trains a small\nLoRA adapter over them, measures "
+        "the model, generates text, and writes adapters\nand models for other programs.\n.SH COMMANDS\n",
+        out);
     for (size_t i = 0; cli_commands[i]; i++) {
         fprintf(out, ".TP\n.BR qlora\\-%s (1)\n", cli_commands[i]->name);
         put_paragraph(out, cli_commands[i]->summary);
     }
     put_exit_status(out);
-    fputs(".SH ENVIRONMENT\n.TP\n.B QLORA_ISA\nUse no instructions beyond these: scalar, avx2, avx512, avx512\\-bf16 or "
-          "amx.\n.TP\n.B OMP_WAIT_POLICY\\fR, \\fBGOMP_SPINCOUNT\\fR, \\fBKMP_BLOCKTIME\nHow threads wait for each other; "
-          "where none of them is set, briefly.\n.SH FILES\n.TP\n.I run.yaml\nWritten beside each adapter: the options, "
-          "versions and files of the run, for\n.BR \"qlora finetune \\-\\-config\" .\n",
-          out);
+    fputs(
+        ".SH ENVIRONMENT\n.TP\n.B QLORA_ISA\nUse no instructions beyond these: scalar, avx2, avx512, avx512\\-bf16 or "
+        "amx.\n.TP\n.B OMP_WAIT_POLICY\\fR, \\fBGOMP_SPINCOUNT\\fR, \\fBKMP_BLOCKTIME\nHow threads wait for each "
+        "other; "
+        "where none of them is set, briefly.\n.SH FILES\n.TP\n.I run.yaml\nWritten beside each adapter: the options, "
+        "versions and files of the run, for\n.BR \"qlora finetune \\-\\-config\" .\n",
+        out);
     put_see_also(out, NULL);
 }
 
@@ -217,7 +220,7 @@ static int write_page(const man_values *v, const cli_command *command)
         put_command(out, command);
     else if (out)
         put_overview(out);
-    int status = !out || fclose(out) != 0 ? cli_failed_with("out of memory")
+    int status = !out || fclose(out) != 0                  ? cli_failed_with("out of memory")
                  : ql_file_write(path, text, length, &err) ? cli_failed(&err)
                                                            : CLI_OK;
     free(text);

@@ -128,7 +128,8 @@ static void put_tiles(FILE *out, const cli_history *h, const curves *c)
         snprintf(more, sizeof more, "from %.4f", c->loss[0]);
         put_tile(out, "Training loss", value, more);
         snprintf(more, sizeof more, "of %.0f", steps);
-        put_tile(out, "Steps", cli_count(cli_page_whole(h->steps[h->step_count - 1].step), text), steps > 0 ? more : NULL);
+        put_tile(out, "Steps", cli_count(cli_page_whole(h->steps[h->step_count - 1].step), text),
+                 steps > 0 ? more : NULL);
         snprintf(more, sizeof more, "%s tokens", cli_count(cli_page_whole(tokens.sum), text));
         put_tile(out, "Time", cli_time(seconds.sum, text), more);
         snprintf(value, sizeof value, "%.0f", seconds.sum > 0 ? tokens.sum / seconds.sum : 0);
@@ -151,7 +152,8 @@ static void put_head(FILE *out, const cli_history *h)
           "<meta name=\"color-scheme\" content=\"light dark\"><link rel=\"icon\" href=\"data:,\"><title>",
           out);
     cli_page_text(out, model);
-    fprintf(out, " \xe2\x80\x93 qlora finetune</title>\n<style>\n%s</style></head>\n<body><main>\n<header><h1>", cli_page_css);
+    fprintf(out, " \xe2\x80\x93 qlora finetune</title>\n<style>\n%s</style></head>\n<body><main>\n<header><h1>",
+            cli_page_css);
     cli_page_text(out, model);
     fputs("</h1><p>qlora finetune", out);
     const char *const words[] = {"architecture", "format", "time"};

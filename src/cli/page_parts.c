@@ -61,7 +61,8 @@ void cli_page_put_samples(FILE *out, const cli_history *h)
 {
     const json_t *sample;
     bool begun = false;
-    for (double number = 1; number <= MOST_SAMPLES && (sample = find_sample(h, number, 0, INFINITY)) != NULL; number++) {
+    for (double number = 1; number <= MOST_SAMPLES && (sample = find_sample(h, number, 0, INFINITY)) != NULL;
+         number++) {
         const json_t *before = find_sample(h, number, 0, 0), *after = find_sample(h, number, 1, INFINITY);
         if (!begun)
             fputs("<section><h2>Samples</h2>\n<p class=\"note\">From held-out data where there is any; the likeliest "
@@ -140,8 +141,7 @@ static void put_memory_rows(FILE *out, const json_t *plan, const double measured
         const char *unseen = peak > 0 ? "<small>in the peak</small>" : "";
         fprintf(out, "<tr class=\"part\"><th><i class=\"%s\"></i>%s</th><td>%s</td>", parts[p].style, parts[p].name,
                 cli_count(cli_page_whole(whole), text));
-        fprintf(out, "<td>%s</td></tr>\n",
-                measured[p] > 0 ? cli_count(cli_page_whole(measured[p]), text) : unseen);
+        fprintf(out, "<td>%s</td></tr>\n", measured[p] > 0 ? cli_count(cli_page_whole(measured[p]), text) : unseen);
         for (size_t i = 0; i < 6 && parts[p].classes[i].key && parts[p].classes[1].key; i++) {
             double bytes = cli_page_number(plan, parts[p].classes[i].key);
             if (bytes > 0)
@@ -172,15 +172,18 @@ void cli_page_put_memory(FILE *out, const cli_history *h)
     put_bar(out, "Planned", planned, 0, total, most);
     if (peak > 0)
         put_bar(out, "Measured", measured, rest, peak, most);
-    fputs("</div>\n<table class=\"memory\"><thead><tr><th>Bytes</th><th>planned</th><th>measured</th></tr></thead><tbody>\n",
+    fputs("</div>\n<table "
+          "class=\"memory\"><thead><tr><th>Bytes</th><th>planned</th><th>measured</th></tr></thead><tbody>\n",
           out);
     put_memory_rows(out, plan, measured, peak);
     fprintf(out, "<tr class=\"part\"><th>In all</th><td>%s</td>", cli_count(cli_page_whole(total), text));
     fprintf(out, "<td>%s</td></tr></tbody></table>\n", peak > 0 ? cli_count(cli_page_whole(peak), text) : "");
-    fputs("<p class=\"note\">Measured: by how much resident memory grew while the weights were read, and from then to the "
-          "last step, with what evaluations left to the allocator; in all, its peak. Mapped pages are resident as far as "
-          "they are in use.</p></section>\n",
-          out);
+    fputs(
+        "<p class=\"note\">Measured: by how much resident memory grew while the weights were read, and from then to "
+        "the "
+        "last step, with what evaluations left to the allocator; in all, its peak. Mapped pages are resident as far as "
+        "they are in use.</p></section>\n",
+        out);
 }
 
 static void put_rows(FILE *out, const json_t *object, const char *style)

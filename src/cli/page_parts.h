@@ -7,7 +7,7 @@
 /* Of logs that may lack anything: NaN and NULL stand for what is not there, or is of another type. */
 double cli_page_number(const json_t *object, const char *key);
 const json_t *cli_page_object(const json_t *object, const char *key);
-size_t cli_page_whole(double x); /* 0 for what is no count */
+size_t cli_page_whole(double x);                    /* 0 for what is no count */
 void cli_page_text(FILE *out, const json_t *value); /* strings and numbers, escaped */
 
 /* Sections; each writes nothing where the log has nothing for it. */

@@ -26,8 +26,8 @@ typedef struct target {
 
 static int complain(const cli_args *args, const cli_yaml_entry *entry, const char *what)
 {
-    const char *key = strncmp(entry->path, DEFAULTS, strlen(DEFAULTS)) == 0 ? entry->path + strlen(DEFAULTS)
-                                                                          : entry->path;
+    const char *key =
+        strncmp(entry->path, DEFAULTS, strlen(DEFAULTS)) == 0 ? entry->path + strlen(DEFAULTS) : entry->path;
     bool shown = entry->value && *entry->value;
     return cli_wrong(args->command, "%s:%zu: %s%s%s: %s", args->settings->file, entry->line, key, shown ? ": " : "",
                      shown ? entry->value : "", what);

@@ -30,8 +30,8 @@ static void emit(cli_yaml_writer *out, int made, yaml_event_t *event)
 static void scalar(cli_yaml_writer *out, const char *text, yaml_scalar_style_t style)
 {
     yaml_event_t event;
-    int made = yaml_scalar_event_initialize(&event, NULL, NULL, (const yaml_char_t *)text, (int)strlen(text), 1, 1,
-                                            style);
+    int made =
+        yaml_scalar_event_initialize(&event, NULL, NULL, (const yaml_char_t *)text, (int)strlen(text), 1, 1, style);
     emit(out, made, &event);
 }
 

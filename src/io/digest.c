@@ -45,7 +45,8 @@ static void mix_block(uint32_t state[8], const unsigned char *block)
     memcpy(s, state, sizeof s);
     for (size_t i = 0; i < 64; i++) {
         uint32_t a = s[0], e = s[4];
-        uint32_t one = s[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + constants[i] + w[i];
+        uint32_t one =
+            s[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & s[5]) ^ (~e & s[6])) + constants[i] + w[i];
         uint32_t two = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
         memmove(s + 1, s, 7 * sizeof *s);
         s[4] += one;
@@ -122,8 +123,8 @@ static bool add_file(sha256 *hash, FILE *file, ql_file_digest *out, uint64_t lim
 
 ql_status ql_file_sha256(ql_file_digest *out, const char *path, uint64_t limit, ql_error *err)
 {
-    sha256 hash = {.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab,
-                             0x5be0cd19}};
+    sha256 hash = {
+        .state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
     FILE *file = fopen(path, "rbe");
     *out = (ql_file_digest){0};
     bool read = file && add_file(&hash, file, out, limit);
