@@ -64,6 +64,30 @@ class Bitsandbytes(Case):
             self.assertEqual(plan.json()["kept"][part], held[part], part)
         self.assertEqual(plan.json()["format"], "bnb-nf4 g64 dq")
 
+    def test_merging_takes_what_the_codes_stand_for(self):
+        adapter = self.dir / "to-merge"
+        self.assertCode(run("finetune", "--model", self.quantized, "--data", self.text, "--output", adapter, "--seq-len",
+                            32, "--lr", "1e-2", "--steps", 3), 0)
+        words = ["--adapter", adapter, "--output"]
+        for i, (model, more) in enumerate(((self.quantized, ["--data", self.text]), (self.meant, []))):
+            done = run("merge", "--model", model, *words, self.dir / f"merged-{i}", *more)
+            self.assertCode(done, 0)
+        merged = [bnb_model.read_safetensors(self.dir / f"merged-{i}" / "model.safetensors") for i in range(2)]
+        self.assertEqual(merged[0], merged[1])
+        config = json.loads((self.dir / "merged-0" / "config.json").read_text())
+        self.assertNotIn("quantization_config", config)
+        self.assertEqual(config["torch_dtype"], "float32")
+        with_adapter = self.loss(self.quantized, "--adapter", adapter)
+        self.assertAlmostEqual(self.loss(self.dir / "merged-0", "--format", "none"), with_adapter, delta=1e-4)
+        files = [self.dir / f"merged-{i}.gguf" for i in range(2)]
+        for model, file in zip((self.quantized, self.meant), files):
+            self.assertCode(run("merge", "--model", model, *words, file, "--dtype", "q8_0"), 0)
+        sizes = [file.stat().st_size for file in files]
+        self.assertAlmostEqual(sizes[0], sizes[1], delta=64) # the names of the folders are in them
+        self.assertAlmostEqual(self.loss(files[0]), self.loss(files[1]), delta=1e-6)
+        self.assertFails(run("merge", "--model", self.quantized, *words, self.dir / "no", "--from", "quantized"),
+                         "as it is stored")
+
     def test_layers_left_dense(self):
         mixed, meant = bnb_model.write_models(self.model, self.dir / "mixed", self.dir / "mixed-meant",
                                               dense_layers=["layers.0.mlp", "layers.1.self_attn.q_proj"])
@@ -122,8 +146,6 @@ class Bitsandbytes(Case):
             (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
             for command in (["eval", "--data", self.text], ["plan"]):
                 self.assertFails(run(*command, "--model", folder), name)
-        words = ["--model", self.quantized, "--adapter", self.dir / "none", "--output", self.dir / "merged"]
-        self.assertCode(run("merge", *words), 1)
 
 
 if __name__ == "__main__":

@@ -597,9 +597,10 @@ START_TEST(refuses)
                     &f.err, "none");
     ck_assert_fails(ql_adapter_export(QL_EXPORT_GGUF, f.adapter, f.model, "/nowhere/a.gguf", &f.err), QL_ERR_IO, &f.err,
                     "/nowhere/a.gguf");
-    test_file(f.folder, "config.json", "{\"quantization_config\": {}}", 27);
+    const char *quantized = "{\"model_type\": \"llama\", \"quantization_config\": {\"quant_method\": \"gptq\"}}";
+    test_file(f.folder, "config.json", quantized, strlen(quantized));
     ck_assert_fails(ql_merge(&report, f.model, f.adapter, f.output, &options, NULL, &f.err), QL_ERR_UNSUPPORTED, &f.err,
-                    "quantization_config");
+                    "GPTQ");
     teardown(&f);
 }
 END_TEST

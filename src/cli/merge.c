@@ -131,7 +131,9 @@ static void tell(const merge_run *r, const merge_values *v)
     char format[48];
     cli_text bytes, peak;
     cli_say(s, "Merged      %zu of %zu tensors, into %s%s%s\n", m->merged, m->tensors,
-            r->options.quantized ? "the weights as quantized to " : "the original weights",
+            r->options.quantized                ? "the weights as quantized to "
+            : r->session.config.quantized.code ? "what the codes of bitsandbytes stand for"
+                                               : "the original weights",
             r->options.quantized ? ql_format_describe(s->format, format) : "",
             v->dtype ? "" : ", each in the type it had");
     cli_say(s, "Output      %s, %s of weights%s%s\n", v->output, cli_bytes(m->bytes, bytes), v->dtype ? " in " : "",

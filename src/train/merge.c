@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "io/gguf_write.h"
 #include "io/path.h"
+#include "model/load.h"
 #include "qlora/convert.h"
 #include "quant/weight.h"
 #include "text/gguf_put.h"
@@ -27,18 +28,22 @@ ql_merge_options ql_merge_options_defaults(void)
 
 /* ---- a tensor ---- */
 
-static ql_status write_rows(const job *j, ql_merge_matrix *m, bool quantized, ql_output *output, ql_error *err)
+static ql_status write_rows(const job *j, ql_merge_matrix *m, bool bnb, bool quantized, ql_output *output,
+                            ql_error *err)
 {
     const ql_tensor *source = m->source;
+    ql_matrix_source codes = {.files = j->plan.source, .name = source->name, .n = m->n, .k = m->k};
     ql_weight *weight = NULL;
     ql_status status = QL_OK;
     ql_tensors_fetch(j->plan.source, source);
-    if (quantized)
+    if (bnb)
+        status = ql_bnb_load(&weight, &codes, err);
+    else if (quantized)
         status = ql_weight_quantize(&weight, j->plan.options.format, source->name, source->data, source->dtype, m->k, m->n,
                                     m->k, j->workers, err);
     m->weight = weight;
     bool moves = m->pairs_of && !m->source_paired;
-    if (!status && (quantized || m->adapter || moves || !ql_merge_same_type(m->out, source)))
+    if (!status && (weight || m->adapter || moves || !ql_merge_same_type(m->out, source)))
         status = ql_merge_write_rows(m, &j->buffers, output, j->workers, err);
     else if (!status)
         ql_output_write(output, source->data, source->bytes);
@@ -61,7 +66,7 @@ static ql_status emit(void *ctx, const ql_tensor *out, ql_output *output, ql_err
         m.k = !e->source->ndim || by_element ? 1 : e->source->shape[e->source->ndim - 1];
         m.n = m.k ? ql_tensor_elements(e->source) / m.k : 0;
         m.adapter = linear ? p->adapters.layers[e->place] : NULL;
-        status = write_rows(j, &m, linear && p->options.quantized, output, err);
+        status = write_rows(j, &m, e->bnb, linear && p->options.quantized, output, err);
     } else {
         ql_output_write(output, p->divisors, out->shape[0] * sizeof *p->divisors);
     }
@@ -116,7 +121,8 @@ static ql_status write_folder(job *j, const char *model, const char *output, ql_
 {
     const ql_metadata metadata = {"format", "pt"};
     ql_merge_plan *p = &j->plan;
-    ql_dtype type = ql_code_dtype(p->options.as_stored ? QL_CODE_F32 : p->options.type);
+    bool decoded = p->config.quantized.code;
+    ql_dtype type = p->options.as_stored ? p->config.stored : ql_code_dtype(p->options.type);
     char *path = ql_path_join(output, "model.safetensors");
     ql_status status = path ? ql_path_make_folder(output, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", output);
     if (!status)
@@ -124,7 +130,7 @@ static ql_status write_folder(job *j, const char *model, const char *output, ql_
     if (!status)
         status = ql_merge_copy_files(model, output, err);
     if (!status)
-        status = ql_merge_write_config(model, output, p->options.as_stored ? NULL : &type, err);
+        status = ql_merge_write_config(model, output, decoded || !p->options.as_stored ? &type : NULL, err);
     free(path);
     return status;
 }
@@ -138,7 +144,7 @@ static ql_status check_options(const ql_merge_plan *p, const char *model, const 
     if (p->from_gguf && o->quantized)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a GGUF file is merged into as it is stored", model);
     ql_status status = ql_merge_check_folders(model, output, err);
-    return status || p->from_gguf ? status : ql_merge_check_config(model, err);
+    return status;
 }
 
 ql_status ql_merge(ql_merge_report *report, const char *model, const char *adapter, const char *output,

@@ -69,18 +69,6 @@ static ql_status read_config(json_t **out, const char *model, ql_error *err)
     return status;
 }
 
-ql_status ql_merge_check_config(const char *model, ql_error *err)
-{
-    json_t *config;
-    ql_status status = read_config(&config, model, err);
-    const json_t *quantization = json_object_get(config, "quantization_config");
-    if (!status && quantization && !json_is_null(quantization))
-        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s/" CONFIG ": quantization_config: the weights are quantized "
-                         "already; merge into the model that they were made from", model);
-    json_decref(config);
-    return status;
-}
-
 static const char *torch_name(ql_dtype type)
 {
     return type == QL_F32 ? "float32" : type == QL_F16 ? "float16" : "bfloat16";
@@ -92,6 +80,7 @@ ql_status ql_merge_write_config(const char *model, const char *output, const ql_
     ql_status status = read_config(&config, model, err);
     if (status)
         return status;
+    json_object_del(config, "quantization_config"); /* nothing that is written is quantized */
     /* Newer writers say "dtype"; the older name is read by all. */
     bool set = !dtype || json_object_set_new(config, "torch_dtype", json_string(torch_name(*dtype))) == 0;
     if (set && dtype && json_object_get(config, "dtype"))

@@ -6,11 +6,20 @@
 
 #include "base/error.h"
 #include "io/gguf.h"
+#include "model/load.h"
 #include "train/merge_rows.h"
 
 static ql_status no_memory(const ql_merge_plan *p, ql_error *err)
 {
     return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", ql_tensors_path(p->source));
+}
+
+static const ql_tensor *find_source(const ql_merge_plan *p, const char *name)
+{
+    for (size_t i = 0; i < p->count; i++)
+        if (p->entries[i].source && strcmp(p->entries[i].source->name, name) == 0)
+            return p->entries[i].source;
+    return NULL;
 }
 
 /* ---- the linear layers ---- */
@@ -22,7 +31,7 @@ static ql_status find_layer(const ql_merge_plan *p, const ql_adapter_module *mod
     char name[QL_LAYER_NAME + 8], translated[QL_LAYER_NAME + 8];
     snprintf(name, sizeof name, "%s.weight", module->name);
     const char *used = p->from_gguf && ql_gguf_name(translated, sizeof translated, name) ? translated : name;
-    const ql_tensor *t = *found = ql_tensors_find(p->source, used);
+    const ql_tensor *t = *found = find_source(p, used);
     if (!t)
         return ql_fail(err, QL_ERR_FORMAT, "%s: there is no tensor %s", ql_tensors_path(p->source), used);
     if (t->ndim != 2 || t->shape[0] != module->out_features || t->shape[1] != module->in_features)
@@ -110,8 +119,47 @@ static bool left_out(const ql_merge_plan *p, const char *name)
     return (p->config.tied && strcmp(name, "lm_head.weight") == 0) || (old && strcmp(old, ".rotary_emb.inv_freq") == 0);
 }
 
+/* NAME.weight.absmax and so on, which go with a matrix in bitsandbytes' codes. */
+static bool is_part(const ql_merge_plan *p, const char *name)
+{
+    const char *part = strstr(name, ".weight.");
+    char whole[QL_LAYER_NAME + 8];
+    if (!p->config.quantized.code || !part)
+        return false;
+    size_t length = (size_t)(part - name) + strlen(".weight");
+    snprintf(whole, sizeof whole, "%.*s", length < sizeof whole ? (int)length : 0, name);
+    return ql_bnb_stored(&(ql_matrix_source){.files = p->source, .name = whole});
+}
+
+/* What such a matrix stands for, of the type that the model's other weights have. */
+static ql_status decode(ql_merge_plan *p, const ql_tensor **source, bool *bnb, ql_error *err)
+{
+    const char *name = (*source)->name;
+    *bnb = p->config.quantized.code && ql_bnb_stored(&(ql_matrix_source){.files = p->source, .name = name});
+    for (size_t i = 0; *bnb && i < p->adapters.list.count; i++) {
+        const ql_adapter_module *module = &p->adapters.list.modules[i];
+        size_t length = strlen(module->name);
+        if (!length || strncmp(name, module->name, length) != 0 || strcmp(name + length, ".weight") != 0)
+            continue;
+        p->meant[p->count] = (ql_tensor){.name = name, .file = (*source)->file, .dtype = p->config.stored,
+                                         .dtype_name = ql_dtype_name(p->config.stored), .ndim = 2,
+                                         .shape = {module->out_features, module->in_features}};
+        *source = &p->meant[p->count];
+        return QL_OK;
+    }
+    return *bnb ? ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %.200s is quantized by bitsandbytes, and is no linear layer "
+                          "of a block", (*source)->file, name)
+                : QL_OK;
+}
+
 static ql_status add_tensor(ql_merge_plan *p, const ql_tensor *source, ql_error *err)
 {
+    bool bnb;
+    if (is_part(p, source->name))
+        return QL_OK;
+    ql_status status = decode(p, &source, &bnb, err);
+    if (status)
+        return status;
     bool rename = p->to_gguf && !p->from_gguf;
     if (rename && left_out(p, source->name))
         return QL_OK;
@@ -121,7 +169,7 @@ static ql_status add_tensor(ql_merge_plan *p, const ql_tensor *source, ql_error 
     p->tensors[p->count] = *source;
     if (rename)
         p->tensors[p->count].name = p->names[p->count];
-    p->entries[p->count++] = (ql_merge_entry){.source = source, .place = QL_NO_PLACE};
+    p->entries[p->count++] = (ql_merge_entry){.source = source, .bnb = bnb, .place = QL_NO_PLACE};
     return QL_OK;
 }
 
@@ -141,7 +189,8 @@ static ql_status add_tensors(ql_merge_plan *p, ql_error *err)
     p->tensors = calloc(count, sizeof *p->tensors);
     p->entries = calloc(count, sizeof *p->entries);
     p->names = calloc(count, sizeof *p->names);
-    if (!p->tensors || !p->entries || !p->names)
+    p->meant = calloc(count, sizeof *p->meant);
+    if (!p->tensors || !p->entries || !p->names || !p->meant)
         return no_memory(p, err);
     ql_status status = QL_OK;
     for (size_t i = 0; i + 1 < count && !status; i++)
@@ -158,6 +207,8 @@ ql_status ql_merge_plan_make(ql_merge_plan *p, const char *model, const char *ad
     ql_status status = ql_model_config_read(&p->config, model, err);
     if (!status && p->to_gguf)
         status = ql_model_config_check_gguf(&p->config, model, err);
+    if (!status && p->config.quantized.code && p->options.quantized)
+        status = ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a folder of bitsandbytes is merged into as it is stored", model);
     if (!status && (status = ql_layer_adapters_read(&p->adapters, adapter, &p->config, err)))
         ql_fail_in(err, status, "%s", adapter);
     if (!status)
@@ -181,6 +232,7 @@ void ql_merge_plan_free(ql_merge_plan *p)
     free(p->tensors);
     free(p->entries);
     free(p->names);
+    free(p->meant);
     ql_layer_adapters_free(&p->adapters);
     ql_tensors_close(p->source);
     *p = (ql_merge_plan){0};

@@ -12,6 +12,7 @@
 /* Where a tensor that is written comes from. */
 typedef struct ql_merge_entry {
     const ql_tensor *source; /* NULL: the divisors of the rotation, which are computed */
+    bool bnb;                /* its values are in bitsandbytes' codes of that name; source has no data */
     size_t place;            /* in adapters.list; QL_NO_PLACE: no weight of a linear layer of a block */
     size_t pairs_of;         /* head_dim when its rows go out in GGUF's pairs; else 0 */
 } ql_merge_entry;
@@ -26,6 +27,7 @@ typedef struct ql_merge_plan {
     size_t count, longest; /* tensors written, the longest row of one */
     ql_tensor *tensors;    /* [count] as written: name, type and shape */
     ql_merge_entry *entries;
+    ql_tensor *meant;      /* [count] the sources of matrices in bitsandbytes' codes */
     char (*names)[QL_LAYER_NAME + 32];
     float divisors[QL_MAX_HALF];
 } ql_merge_plan;
