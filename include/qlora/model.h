@@ -125,8 +125,8 @@ QL_API ql_status ql_model_random(ql_model **out, const ql_model_config *config, 
  * trainer, an evaluation or a generator is made, as the next one. */
 QL_API ql_status ql_model_quantize_head(ql_model *model, ql_format format, ql_workers *workers, ql_error *err);
 
-/* Lets the products with the blocks' weights and the LM head round their inputs to bf16 where this processor is faster
- * that way (ql_weight_allow_bf16). Off at first. */
+/* Lets the products with the blocks' weights and the LM head, and those of attention, round their inputs to bf16 where
+ * this processor is faster that way (ql_weight_allow_bf16). Off at first. */
 QL_API void ql_model_allow_bf16(ql_model *model, bool allow);
 
 /* A model of that shape without any weights, to ask what a real one would take: ql_model_memory(), ql_model_attach(),

@@ -135,6 +135,7 @@ ql_attention ql_model_attention(const ql_model *model, size_t layer, size_t sequ
         .start = start,
         .window = ql_layer_in(&c->windowed, layer) ? c->window : 0,
         .softcap = (float)c->attention_softcap,
+        .bf16 = model->bf16,
     };
 }
 

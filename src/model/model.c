@@ -212,6 +212,7 @@ void ql_model_destroy(ql_model *model)
 
 void ql_model_allow_bf16(ql_model *model, bool allow)
 {
+    model->bf16 = allow;
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++)
         if (model->blocks[i / QL_MODULES].weight[i % QL_MODULES])
             ql_weight_allow_bf16(model->blocks[i / QL_MODULES].weight[i % QL_MODULES], allow);

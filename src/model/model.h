@@ -30,6 +30,7 @@ struct ql_model {
     float *dense; /* norms (as they multiply) and biases in fp32 */
     size_t dense_bytes, mapped_bytes;
     ql_lora_options lora;
+    bool bf16;             /* products may round to bf16 */
     bool planned;          /* shapes only: no weight, norm or adapter has numbers */
     uint16_t *start;       /* PiSSA, LoftQ: fp16 values that the adapters began with; else NULL */
     size_t start_bytes;

@@ -90,6 +90,7 @@ typedef struct ql_attention {
     const size_t *start; /* [sequences + 1] */
     size_t window;       /* positions that a token sees, its own among them; 0: all */
     float softcap;       /* 0: none */
+    bool bf16;     /* products may round their inputs to bf16 where this processor is faster that way */
 } ql_attention;
 
 /* For up to m tokens in whatever sequences (config's are not read). Only the backward pass, which works on

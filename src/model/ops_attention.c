@@ -26,8 +26,9 @@ static size_t panels_of(const attention_job *job, size_t tokens)
 
 static attention_job begin(const ql_attention *config, bool backward, ql_workers *workers)
 {
-    const ql_ops_tier *tier = ql_ops_select(ql_cpu_features());
-    attention_job job = {.config = config, .kernels = tier->attention, .rows = tier->rows, .workers = workers,
+    uint32_t features = ql_cpu_features();
+    attention_job job = {.config = config, .kernels = ql_attention_select(features, config->bf16),
+                         .rows = ql_ops_select(features)->rows, .workers = workers,
                          .m = config->start[config->sequences]};
     assert(config->heads % config->kv_heads == 0 && config->head_dim <= 256);
     assert(ql_scratch_fits(workers, ql_attention_scratch(config, job.m, backward)));

@@ -97,7 +97,8 @@ static void token_panel(void *ctx, size_t index, size_t worker)
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers)
 {
-    decode_job job = {.config = config, .kernels = ql_ops_select(ql_cpu_features())->attention, .workers = workers};
+    decode_job job = {.config = config, .kernels = ql_attention_select(ql_cpu_features(), config->bf16),
+                      .workers = workers};
     assert(ql_scratch_fits(workers, ql_attention_scratch(config, n, false)));
     job.all = (ql_attention_part){.head_dim = config->head_dim, .scale = config->scale, .first = pos, .rows = n,
                                   .group = config->heads / config->kv_heads,
