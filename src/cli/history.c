@@ -40,9 +40,8 @@ static void go_back(cli_history *h, double last)
         h->step_count--;
     while (h->eval_count && h->evals[h->eval_count - 1].step > last)
         h->eval_count--;
-    for (size_t i = json_array_size(h->samples); i-- > 0;)
-        if (number(json_array_get(h->samples, i), "step") > last)
-            json_array_remove(h->samples, i);
+    for (size_t i = json_array_size(h->samples); i-- > 0 && number(json_array_get(h->samples, i), "step") > last;)
+        json_array_remove(h->samples, i);
     json_decref(h->end);
     h->end = NULL;
 }

@@ -9,7 +9,8 @@
 double cli_page_number(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);
-    return json_is_number(value) ? json_number_value(value) : NAN;
+    double x = json_is_number(value) ? json_number_value(value) : NAN;
+    return fabs(x) < 1e100 ? x : NAN; /* so that sums of them stay finite */
 }
 
 size_t cli_page_whole(double x)

@@ -298,6 +298,12 @@ def runlogs():
     put("runlog", "a-point", json.dumps(steps[0]))
     put("runlog", "far-apart", "\n".join(json.dumps({"event": "step", "step": n, "loss": x}) for n, x in
                                          ((1, 1e99), (10 ** 14, -1e99), (2, 1e-320), (3, 5e-324))))
+    put("runlog", "odd-numbers", "\n".join(json.dumps(line) for line in [
+        {"event": "start", "steps": -5, "memory": {"codes": 1e300, "dense": -1, "total": 1e308, "adapters": 1e308},
+         "data": {"samples": -1, "tokens": 1e30, "learned": "x"}},
+        {"event": "step", "step": 1, "loss": -1e99, "tokens": -1e50, "seconds": 1e-99, "lr": 1e99},
+        {"event": "step", "step": 999999999999999, "loss": 1e99, "tokens": 1e99, "seconds": 1e99, "lr": 0},
+        {"event": "eval", "step": 0, "loss": 1e99}, {"event": "end", "memory": {"peak": 1e308, "loaded": -1e308}}]))
     put("runlog", "deep", '{"event": "start", "options": ' + '{"a":' * 3000)
 
 
