@@ -252,7 +252,8 @@ static void check_numbers(const json_t *list, const float *got, size_t count, do
         largest = fmax(largest, fabs(json_number_value(json_array_get(list, i))));
     for (size_t i = 0; i < count; i++) {
         double want = json_number_value(json_array_get(list, i));
-        ck_assert_msg(fabs(got[i] - want) <= tolerance * largest, "%s[%zu] is %g, PEFT's %g", what, i, (double)got[i], want);
+        ck_assert_msg(fabs(got[i] - want) <= tolerance * largest, "%s[%zu] is %g, PEFT's %g", what, i, (double)got[i],
+                      want);
     }
 }
 
@@ -383,7 +384,8 @@ START_TEST(evaluates_and_merges_as_peft_does)
     ck_assert_ok(ql_adapter_load(c.model, again, false, &err), &err);
     last_logits(&c, c.model, logits, SOME);
     check_numbers(want, logits, SOME, 1e-4, "logits of the adapter saved again");
-    ck_assert_fails(ql_adapter_export(QL_EXPORT_GGUF, c.adapter, base, gguf, &err), QL_ERR_UNSUPPORTED, &err, "use_dora");
+    ck_assert_fails(ql_adapter_export(QL_EXPORT_GGUF, c.adapter, base, gguf, &err), QL_ERR_UNSUPPORTED, &err,
+                    "use_dora");
     free(merged);
     free(gguf);
     free(again);

@@ -136,7 +136,8 @@ static void read_lora(const trip *t)
     for (size_t i = 0; i < MODULES; i++) {
         char name[96];
         for (int side = 0; side < 2; side++) {
-            snprintf(name, sizeof name, "blk.%zu.%s.weight.lora_%c", i / QL_MODULES, gguf_names[i % QL_MODULES], "ab"[side]);
+            snprintf(name, sizeof name, "blk.%zu.%s.weight.lora_%c", i / QL_MODULES, gguf_names[i % QL_MODULES],
+                     "ab"[side]);
             ck_assert_ok(ql_tensors_need(&sides[i][side], file, name, 2, NULL, &err), &err);
         }
         snprintf(names[i], sizeof names[i], "model.layers.%zu.%s", i / QL_MODULES, hf_names[i % QL_MODULES]);

@@ -1,4 +1,5 @@
-/* Adapters that begin with singular values: the decomposition itself, PiSSA and LoftQ beside PEFT's, and what is saved. */
+/* Adapters that begin with singular values: the decomposition itself, PiSSA and LoftQ beside PEFT's, and what is saved.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,7 +219,8 @@ START_TEST(loftq_as_peft)
         double want = json_number_value(json_array_get(json_object_get(reference, "errors"), steps - 1));
         double got = error_of(&c, linear);
         /* FP16's roundings lead later turns to other codes here and there. */
-        ck_assert_msg(fabs(got - want) <= (steps > 1 ? 0.01 : 1e-3) * want, "step %zu: %g, wanted %g", steps, got, want);
+        ck_assert_msg(fabs(got - want) <= (steps > 1 ? 0.01 : 1e-3) * want, "step %zu: %g, wanted %g", steps, got,
+                      want);
         ck_assert_double_lt(got, plain);
         if (steps == 1)
             ck_assert_double_lt(distance(linear->adapter, json_object_get(c.json, "loftq")), 5e-3);

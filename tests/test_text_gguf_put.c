@@ -103,7 +103,8 @@ static void check_order(const ql_tensors *a, const ql_tensors *b)
     for (size_t i = 1; i < x->count; i++) {
         double ours = ql_gguf_number_at(x, i) - ql_gguf_number_at(x, i - 1);
         double theirs = ql_gguf_number_at(y, i) - ql_gguf_number_at(y, i - 1);
-        bool normal = ql_gguf_number_at(types, i) == QL_TOKEN_NORMAL && ql_gguf_number_at(types, i - 1) == QL_TOKEN_NORMAL;
+        bool normal =
+            ql_gguf_number_at(types, i) == QL_TOKEN_NORMAL && ql_gguf_number_at(types, i - 1) == QL_TOKEN_NORMAL;
         ck_assert_msg(!normal || ours == 0 || (ours < 0) == (theirs < 0), "scores %zu and %zu", i - 1, i);
     }
 }
@@ -146,8 +147,9 @@ static const char small[] =
     "\"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"ignore_merges\": %s, \"vocab\": {\"a\": 0, \"b\": 1, \"1\": 2, "
     "\"11\": 3, \"ab\": 4}, \"merges\": [\"1 1\", \"a b\"]}}";
 static const char byte_level[] = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}";
-static const char smollm[] = "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": "
-                             "true}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}]}";
+static const char smollm[] =
+    "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": "
+    "true}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}]}";
 static const char llama_3[] =
     "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": "
     "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+"
@@ -191,7 +193,8 @@ END_TEST
 /* SentencePiece: "ab" and "abc" follow from scores with these merges, and not with the others. */
 static const char fallback[] =
     "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\", \"special\": true}], \"normalizer\": {\"type\": "
-    "\"Prepend\", \"prepend\": \"_\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"unk_token\": \"<unk>\", "
+    "\"Prepend\", \"prepend\": \"_\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"unk_token\": "
+    "\"<unk>\", "
     "\"vocab\": {\"<unk>\": 0, \"a\": 1, \"b\": 2, \"c\": 3, \"ab\": 4, \"bc\": 5, \"abc\": 6, \"<0x41>\": 7}, "
     "\"merges\": [%s]}}";
 

@@ -202,7 +202,8 @@ ql_scratch ql_dora_scratch(const ql_linear *layer, size_t m, size_t threads)
     const ql_adapter *a = layer->adapter;
     ql_adapter adapter;
     ql_linear inner = plain(layer, &adapter);
-    ql_scratch need = ql_scratch_max(ql_linear_scratch(&inner, m, threads), ql_matmul_scratch(layer->base, a->r, threads));
+    ql_scratch need =
+        ql_scratch_max(ql_linear_scratch(&inner, m, threads), ql_matmul_scratch(layer->base, a->r, threads));
     return ql_scratch_max(need, ql_matmul_scratch(a->view_a, a->r, threads));
 }
 

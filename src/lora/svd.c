@@ -167,8 +167,9 @@ ql_status ql_svd(const ql_weight *w, size_t rank, uint64_t seed, uint64_t stream
     carve(&arena, n, k, l);
     char *memory = ql_alloc(arena.used);
     bool *taken = calloc(l, sizeof *taken);
-    ql_status status = memory && taken ? ql_workers_reserve(workers, ql_matmul_scratch(w, l, ql_workers_count(workers)), err)
-                                       : ql_fail(err, QL_ERR_MEMORY, "singular values: out of memory");
+    ql_status status = memory && taken
+                           ? ql_workers_reserve(workers, ql_matmul_scratch(w, l, ql_workers_count(workers)), err)
+                           : ql_fail(err, QL_ERR_MEMORY, "singular values: out of memory");
     if (!status) {
         arena = (ql_arena){.base = memory};
         space a = carve(&arena, n, k, l);

@@ -1,5 +1,5 @@
-/* Where adapters start: PiSSA (Meng et al. 2024) and LoftQ (Li et al. 2024) take them from the weights, which change with
- * them: W ~ Q + s B A, with Q what is quantized.
+/* Where adapters start: PiSSA (Meng et al. 2024) and LoftQ (Li et al. 2024) take them from the weights, which change
+ * with them: W ~ Q + s B A, with Q what is quantized.
  *
  *     PiSSA: s B A has W's largest singular values, and Q is the rest of it
  *     LoftQ: s B A has the largest ones of W - Q, and Q is anew what that leaves, in turns */
@@ -16,8 +16,10 @@
 #include "lora/svd.h"
 #include "quant/weight.h"
 
-static const char *const names[] = {
-    [QL_INIT_DEFAULT] = "default", [QL_INIT_GAUSSIAN] = "gaussian", [QL_INIT_PISSA] = "pissa", [QL_INIT_LOFTQ] = "loftq"};
+static const char *const names[] = {[QL_INIT_DEFAULT] = "default",
+                                    [QL_INIT_GAUSSIAN] = "gaussian",
+                                    [QL_INIT_PISSA] = "pissa",
+                                    [QL_INIT_LOFTQ] = "loftq"};
 
 const char *ql_lora_init_name(ql_lora_init init)
 {
@@ -85,7 +87,8 @@ static double take_rest(layer_job *j, const ql_weight *minus, const ql_adapter *
 /* s B A = the largest singular values of w. The numbers are such as FP16 has, so that Q is what exactly they leave. */
 static ql_status set_adapter(layer_job *j, const ql_weight *w, const ql_adapter *a)
 {
-    ql_status status = ql_svd(w, a->r, j->model->lora.seed, QL_STREAM_INIT | j->index, j->u, j->s, j->v, j->workers, j->err);
+    ql_status status =
+        ql_svd(w, a->r, j->model->lora.seed, QL_STREAM_INIT | j->index, j->u, j->s, j->v, j->workers, j->err);
     for (size_t i = 0; i < a->r && !status; i++) {
         float root = sqrtf(j->s[i] / a->scaling);
         for (size_t c = 0; c < a->k; c++) {
@@ -106,9 +109,9 @@ static ql_status quantize_rest(layer_job *j)
     ql_block *block = &j->model->blocks[j->index / QL_MODULES];
     size_t module = j->index % QL_MODULES, n = ql_weight_rows(j->whole), k = ql_weight_cols(j->whole);
     ql_weight *made, *old = block->weight[module];
-    ql_status status = ql_weight_quantize(&made, ql_weight_format(old),
-                                          ql_module_name(&j->model->config, (ql_module)module), j->rest, QL_F32, k, n, k,
-                                          j->workers, j->err);
+    ql_status status =
+        ql_weight_quantize(&made, ql_weight_format(old), ql_module_name(&j->model->config, (ql_module)module), j->rest,
+                           QL_F32, k, n, k, j->workers, j->err);
     if (status)
         return status;
     ql_weight_allow_bf16(made, old->kernel->bf16_inputs);
@@ -130,7 +133,8 @@ static ql_status start_pissa(layer_job *j, const ql_linear *linear)
 static ql_status start_loftq(layer_job *j, const ql_linear *linear)
 {
     ql_weight *rest;
-    ql_status status = ql_weight_borrow(&rest, j->rest, QL_F32, ql_weight_rows(j->whole), ql_weight_cols(j->whole), j->err);
+    ql_status status =
+        ql_weight_borrow(&rest, j->rest, QL_F32, ql_weight_rows(j->whole), ql_weight_cols(j->whole), j->err);
     for (size_t i = 0; i < j->model->lora.loftq_steps && !status; i++) {
         if (i > 0) {
             take_rest(j, NULL, linear->adapter);
@@ -187,9 +191,11 @@ ql_status ql_start_check(const ql_model *model, const ql_lora_options *o, ql_err
     ql_code code = model->format.code;
     if (model->config.quantized.code && model->format.scale == model->config.quantized.scale)
         return ql_fail(err, QL_ERR_UNSUPPORTED,
-                       "%s needs a base that is quantized here, not one of bitsandbytes: choose a format, such as nf4", name);
+                       "%s needs a base that is quantized here, not one of bitsandbytes: choose a format, such as nf4",
+                       name);
     if (code != QL_CODE_NF4 && code != QL_CODE_FP4 && code != QL_CODE_INT4 && code != QL_CODE_INT8)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s needs a base that is quantized here: choose a format, such as nf4", name);
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "%s needs a base that is quantized here: choose a format, such as nf4",
+                       name);
     for (int module = 0; module < QL_MODULES; module++) {
         size_t n = ql_module_outputs(&model->config, (ql_module)module);
         size_t k = ql_module_inputs(&model->config, (ql_module)module), least = n < k ? n : k;

@@ -178,7 +178,8 @@ static ql_status adds_space(const job *j, bool *out)
     ql_status status =
         ql_edits_apply(&j->t->normalizer, QL_PLACE_START, text, length, j->t->normal, &edited, &length, j->err);
     if (!status)
-        status = ql_edits_apply(&j->t->prefixes, QL_PLACE_START, edited, length, j->t->prefixed, &edited, &length, j->err);
+        status =
+            ql_edits_apply(&j->t->prefixes, QL_PLACE_START, edited, length, j->t->prefixed, &edited, &length, j->err);
     *out = !status && length > 1;
     return status;
 }
@@ -208,8 +209,9 @@ static ql_status put_sentencepiece(job *j, size_t rows)
 /* ---- byte-level BPE: its kind is told by how it splits ---- */
 
 /* What the kinds treat differently: digits, capitals after an apostrophe, line ends after marks, runs of blanks. */
-static const char probe[] = "I'm HE'LL it's 3 1234567 x2y\n\n \t a   b !?\n...\r\n  (\xc3\xa9t\xc3\xa9) \xd0\x9f\xd1\x80"
-                            "\xd0\xb8 \xe4\xbd\xa0\xe5\xa5\xbd _under-line \xd9\xa1\xd9\xa2 end  ";
+static const char probe[] =
+    "I'm HE'LL it's 3 1234567 x2y\n\n \t a   b !?\n...\r\n  (\xc3\xa9t\xc3\xa9) \xd0\x9f\xd1\x80"
+    "\xd0\xb8 \xe4\xbd\xa0\xe5\xa5\xbd _under-line \xd9\xa1\xd9\xa2 end  ";
 
 static ql_status add_word(void *ctx, const char *word, size_t length, ql_error *err)
 {

@@ -93,8 +93,10 @@ static ql_status export_gguf(job *j)
 {
     const ql_adapter_config *c = &j->adapters.config;
     if (c->use_dora)
-        return ql_fail(j->err, QL_ERR_UNSUPPORTED, "%s: use_dora: a GGUF adapter cannot say it; merge the adapter into the "
-                       "model instead", j->source);
+        return ql_fail(j->err, QL_ERR_UNSUPPORTED,
+                       "%s: use_dora: a GGUF adapter cannot say it; merge the adapter into the "
+                       "model instead",
+                       j->source);
     /* The engine scales by alpha / r, and takes an alpha of 0 for a scale of 1. */
     j->alpha = (float)(c->use_rslora ? c->alpha * sqrt((double)c->rank) : c->alpha);
     if (j->alpha == 0)
@@ -261,7 +263,9 @@ ql_status ql_adapter_export(ql_export target, const char *adapter, const char *m
     if (!status)
         status = prepare(&j);
     if (!status)
-        status = target == QL_EXPORT_GGUF ? export_gguf(&j) : target == QL_EXPORT_MLX ? export_mlx(&j) : export_peft(&j);
+        status = target == QL_EXPORT_GGUF  ? export_gguf(&j)
+                 : target == QL_EXPORT_MLX ? export_mlx(&j)
+                                           : export_peft(&j);
     free(j.place);
     free(j.names);
     free(j.tensors);

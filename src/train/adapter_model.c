@@ -32,8 +32,10 @@ static ql_status load(ql_model *model, const ql_adapter_file *file, const ql_lay
         return status;
     ql_adapter_config config = ql_adapter_file_config(file);
     if (trainable && config.use_dora && config.dropout > 0)
-        return ql_fail(err, QL_ERR_UNSUPPORTED, "adapter_config.json: use_dora with lora_dropout %g: set that to 0 to go on "
-                       "training here", config.dropout);
+        return ql_fail(err, QL_ERR_UNSUPPORTED,
+                       "adapter_config.json: use_dora with lora_dropout %g: set that to 0 to go on "
+                       "training here",
+                       config.dropout);
     ql_lora_options options = options_of(&config, shapes, list->count);
     ql_adapters *adapters;
     status = ql_model_make_adapters(&adapters, model, shapes, trainable, err);
@@ -73,7 +75,8 @@ static ql_status against_original(ql_adapters **out, const ql_model *model, ql_e
     if (!shapes)
         return ql_fail(err, QL_ERR_MEMORY, "adapters: out of memory");
     for (size_t i = 0; i < set->layers; i++)
-        shapes[i] = (ql_adapter_shape){set->layer[i].k, set->layer[i].n, 2 * set->layer[i].r, set->layer[i].scaling, false};
+        shapes[i] =
+            (ql_adapter_shape){set->layer[i].k, set->layer[i].n, 2 * set->layer[i].r, set->layer[i].scaling, false};
     ql_status status = ql_adapters_create(out, shapes, set->layers, true, err);
     for (size_t i = 0; i < set->layers && !status; i++) {
         const ql_adapter *from = &set->layer[i], *to = &(*out)->layer[i];

@@ -39,8 +39,8 @@ static ql_status write_rows(const job *j, ql_merge_matrix *m, bool bnb, bool qua
     if (bnb)
         status = ql_bnb_load(&weight, &codes, err);
     else if (quantized)
-        status = ql_weight_quantize(&weight, j->plan.options.format, source->name, source->data, source->dtype, m->k, m->n,
-                                    m->k, j->workers, err);
+        status = ql_weight_quantize(&weight, j->plan.options.format, source->name, source->data, source->dtype, m->k,
+                                    m->n, m->k, j->workers, err);
     m->weight = weight;
     bool moves = m->pairs_of && !m->source_paired;
     if (!status && (weight || m->adapter || moves || !ql_merge_same_type(m->out, source)))
@@ -124,7 +124,8 @@ static ql_status write_folder(job *j, const char *model, const char *output, ql_
     bool decoded = p->config.quantized.code;
     ql_dtype type = p->options.as_stored ? p->config.stored : ql_code_dtype(p->options.type);
     char *path = ql_path_join(output, "model.safetensors");
-    ql_status status = path ? ql_path_make_folder(output, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", output);
+    ql_status status =
+        path ? ql_path_make_folder(output, err) : ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", output);
     if (!status)
         status = ql_safetensors_stream(path, p->tensors, p->count, &metadata, 1, emit, j, err);
     if (!status)

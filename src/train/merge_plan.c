@@ -35,8 +35,8 @@ static ql_status find_layer(const ql_merge_plan *p, const ql_adapter_module *mod
     if (!t)
         return ql_fail(err, QL_ERR_FORMAT, "%s: there is no tensor %s", ql_tensors_path(p->source), used);
     if (t->ndim != 2 || t->shape[0] != module->out_features || t->shape[1] != module->in_features)
-        return ql_fail(err, QL_ERR_SHAPE, "%s: tensor %s is not of %zu x %zu, which config.json asks for", t->file, used,
-                       module->out_features, module->in_features);
+        return ql_fail(err, QL_ERR_SHAPE, "%s: tensor %s is not of %zu x %zu, which config.json asks for", t->file,
+                       used, module->out_features, module->in_features);
     if (!ql_merge_readable(t))
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: tensor %s is %s, which cannot be merged into", t->file, used,
                        t->dtype_name);
@@ -178,8 +178,11 @@ static void add_divisors(ql_merge_plan *p)
 {
     if (!p->to_gguf || p->from_gguf || !ql_model_config_divisors(&p->config, p->divisors))
         return;
-    p->tensors[p->count] = (ql_tensor){.name = "rope_freqs.weight", .dtype = QL_F32, .dtype_name = ql_dtype_name(QL_F32),
-                                       .ndim = 1, .shape = {p->config.head_dim / 2}};
+    p->tensors[p->count] = (ql_tensor){.name = "rope_freqs.weight",
+                                       .dtype = QL_F32,
+                                       .dtype_name = ql_dtype_name(QL_F32),
+                                       .ndim = 1,
+                                       .shape = {p->config.head_dim / 2}};
     p->entries[p->count++] = (ql_merge_entry){.place = QL_NO_PLACE};
 }
 

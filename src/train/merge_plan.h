@@ -32,7 +32,8 @@ typedef struct ql_merge_plan {
     float divisors[QL_MAX_HALF];
 } ql_merge_plan;
 
-/* Opens model and adapter and decides on the rest; options, from_gguf and to_gguf are set. Free it also after an error. */
+/* Opens model and adapter and decides on the rest; options, from_gguf and to_gguf are set. Free it also after an error.
+ */
 ql_status ql_merge_plan_make(ql_merge_plan *plan, const char *model, const char *adapter, ql_error *err);
 void ql_merge_plan_free(ql_merge_plan *plan);
 
