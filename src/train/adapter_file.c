@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "io/path.h"
+#include "io/tensor_write.h"
 #include "qlora/io.h"
 #include "train/adapter_config.h"
 
@@ -222,31 +223,52 @@ ql_status ql_adapter_file_read(const ql_adapter_file *file, const ql_adapter_mod
 
 /* ---- writing ---- */
 
-/* The parameters of a set as fp32: its masters, or a copy made from the fp16 values. */
-static const float *parameters(const ql_adapters *set, float **owned)
+/* Parameter `at` of the set: of the masters, or of the fp16 values where there are none. */
+static float parameter(const ql_adapters *set, size_t at)
 {
-    *owned = NULL;
-    if (set->master)
-        return set->master;
-    float *copy = *owned = malloc((set->count ? set->count : 1) * sizeof *copy);
-    for (size_t i = 0; copy && i < set->count; i++)
-        copy[i] = ql_f16_to_f32(set->value[i]);
-    return copy;
+    return set->master ? set->master[at] : ql_f16_to_f32(set->value[at]);
 }
 
-static ql_status describe(ql_tensor *tensors, tensor_name *names, const ql_adapter *a, const char *module,
-                          const float *values, ql_error *err)
+/* The data of a tensor: magnitudes as they are, others a piece at a time, so that no copy of the adapter is made. */
+static ql_status emit(void *ctx, const ql_tensor *tensor, ql_output *output, ql_error *err)
 {
-    for (size_t i = 0; i < a->count; i++)
-        if (!isfinite(values[a->offset + i]))
+    const ql_adapters *set = ctx;
+    (void)err;
+    size_t count = ql_tensor_elements(tensor);
+    if (tensor->ndim == 1) {
+        ql_output_write(output, tensor->data, count * sizeof(float));
+        return QL_OK;
+    }
+    size_t first = set->master ? (size_t)((const float *)tensor->data - set->master)
+                               : (size_t)((const uint16_t *)tensor->data - set->value);
+    for (size_t done = 0, piece; done < count; done += piece) {
+        float values[1024];
+        piece = count - done < 1024 ? count - done : 1024;
+        for (size_t i = 0; i < piece; i++)
+            values[i] = parameter(set, first + done + i);
+        ql_output_write(output, values, piece * sizeof *values);
+    }
+    return QL_OK;
+}
+
+static const void *place(const ql_adapters *set, size_t at)
+{
+    return set->master ? (const void *)(set->master + at) : (const void *)(set->value + at);
+}
+
+static ql_status describe(ql_tensor *tensors, tensor_name *names, const ql_adapters *set, size_t layer, const char *module,
+                          ql_error *err)
+{
+    const ql_adapter *a = &set->layer[layer];
+    for (size_t i = a->offset; i < a->offset + a->count; i++)
+        if (!isfinite(parameter(set, i)))
             return ql_fail(err, QL_ERR_VALUE, "adapter of %s: it holds %g; nothing is saved", module,
-                           values[a->offset + i]);
+                           (double)parameter(set, i));
     tensors[0] = (ql_tensor){.name = names[0], .dtype = QL_F32, .ndim = 2, .shape = {a->r, a->k},
-                             .data = values + a->offset, .bytes = a->r * a->k * sizeof(float)};
+                             .data = place(set, a->offset)};
     tensors[1] = (ql_tensor){.name = names[1], .dtype = QL_F32, .ndim = 2, .shape = {a->n, a->r},
-                             .data = values + a->offset + a->r * a->k, .bytes = a->n * a->r * sizeof(float)};
-    tensors[2] = (ql_tensor){.name = names[2], .dtype = QL_F32, .ndim = 1, .shape = {a->n}, .data = a->magnitude,
-                             .bytes = a->n * sizeof(float)};
+                             .data = place(set, a->offset + a->r * a->k)};
+    tensors[2] = (ql_tensor){.name = names[2], .dtype = QL_F32, .ndim = 1, .shape = {a->n}, .data = a->magnitude};
     ql_status status = QL_OK;
     for (int side = 0; side < SIDES && !status; side++)
         status = name_of(names[side], module, parts[side], err);
@@ -258,21 +280,18 @@ static ql_status write_weights(const char *path, const ql_adapter_config *config
 {
     stamp_text text;
     const ql_metadata metadata[] = {{"format", "pt"}, {STAMP_KEY, stamp(text, config)}};
-    float *owned;
-    const float *values = parameters(set, &owned);
     size_t sides = config->use_dora ? SIDES : SIDE_M;
     ql_tensor *tensors = calloc(SIDES * (set->layers + 1), sizeof *tensors); /* room for all of the last one's */
     tensor_name *names = calloc(SIDES * (set->layers + 1), sizeof *names);
     ql_status status = QL_OK;
-    if (!values || !tensors || !names)
+    if (!tensors || !names)
         status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
     for (size_t i = 0; i < set->layers && !status; i++)
-        status = describe(tensors + sides * i, names + sides * i, &set->layer[i], modules[i], values, err);
+        status = describe(tensors + sides * i, names + sides * i, set, i, modules[i], err);
     if (!status)
-        status = ql_safetensors_write(path, tensors, sides * set->layers, metadata, 2, err);
+        status = ql_safetensors_stream(path, tensors, sides * set->layers, metadata, 2, emit, (void *)(uintptr_t)set, err);
     free(names);
     free(tensors);
-    free(owned);
     return status;
 }
 
