@@ -3,10 +3,12 @@
 Usage: test_cli_plan.py PATH-OF-QLORA [unittest options]"""
 import pathlib
 import shutil
+import subprocess
 
-from cli_support import Case, DATA, main, needs, run
+from cli_support import Case, DATA, STORIES, binary, main, needs, run
 
 CLASSES = ("codes", "scales", "dense", "mapped", "adapters", "gradients", "optimizer", "activations", "workspace")
+TEXT = DATA / "corpora" / "tinyshakespeare.txt"
 CONFIG = DATA / "configs" / "Qwen2.5-0.5B-Instruct.config.json"
 
 
@@ -51,6 +53,20 @@ class Plan(Case):
         self.assertFails(refused, "1000000 bytes are not enough", "the run needs ")
         self.assertFalse((self.dir / "no").exists())
         self.assertFails(self.plan(*words, "--max-memory", "1Mi"), "1048576 bytes are not enough")
+
+    @needs(STORIES, TEXT)
+    def test_the_peak_is_what_was_planned(self):
+        """Of a process of 30 to 50 MB, of which a third is the program; sanitizers have memory of their own."""
+        if "libasan" in subprocess.run(["ldd", binary()], capture_output=True, text=True).stdout:
+            return
+        for i, words in enumerate((["--threads", 1], ["--threads", 2, "--recompute"],
+                                   ["--threads", 8, "--optim", "adamw8bit", "--activations", "f32", "--rank", 32],
+                                   ["--threads", 2, "--val-fraction", 0.05, "--compute", "bf16"])):
+            words = ["--model", STORIES, "--data", TEXT, "--batch-size", 8, "--seq-len", 128, "--json", *words]
+            memory = run("finetune", *words, "--steps", 3, "--output", self.dir / f"peak{i}").json()["memory"]
+            self.assertLess(abs(memory["peak_resident"] / memory["planned"] - 1), 0.03, (words, memory))
+            plan = run("plan", *words, "--no-time").json()["recomputed" if "--recompute" in words else "kept"]
+            self.assertLess(abs(memory["peak_resident"] / plan["total"] - 1), 0.03, (words, memory, plan))
 
     def test_the_time_of_a_step(self):
         words = ["--json", "--seq-len", 64, "--batch-size", 3, "--grad-accum", 2]

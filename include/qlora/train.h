@@ -100,8 +100,13 @@ QL_API ql_trainer_bytes ql_trainer_memory(const ql_trainer *trainer);
 typedef struct ql_train_shape {
     size_t samples, longest; /* longest: tokens of a sample */
     size_t tokens;           /* of all samples; 0: each is as long as the longest */
+    const ql_dataset *data;  /* NULL: made up, with any word in it */
 } ql_train_shape;
 QL_API ql_train_shape ql_train_shape_of(const ql_dataset *data);
+
+/* What a run over that data holds of the model: of an embedding that is mapped and is not the LM head too, only the
+ * pages of words that the data has, as the system maps them (16 at a time). */
+QL_API ql_model_bytes ql_train_model_bytes(const ql_model *model, ql_train_shape data);
 
 /* What a trainer with these options would hold, from the code that lays it out: exact, where the workers have not
  * been used for anything larger. The model may be one of ql_model_plan(), with adapters attached. */

@@ -57,9 +57,10 @@ extern const cli_option finetune_file_options[], finetune_train_options[];
 int finetune_read_options(finetune *f, const cli_args *args);
 int finetune_open_data(finetune *f);
 
-/* Bytes that the run takes, all in all, and those of them that the trainer does not hold: the process before, and
+/* Bytes that the run takes, all in all; those of the process itself; and all that the trainer does not hold: these, and
  * what evaluation takes where there is held-out data of that shape. */
 size_t finetune_total(const ql_model_bytes *model, const ql_trainer_bytes *trainer);
+size_t finetune_process(const finetune *f);
 size_t finetune_others(const finetune *f, const ql_model *model, ql_train_shape valid);
 
 /* Checks options, files and folders, then reads the weights and plans the run. Return the exit status. */

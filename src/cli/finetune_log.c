@@ -51,8 +51,8 @@ static void put_plan(ql_json *json, const finetune *f)
     size_t others = finetune_others(f, f->session.model, valid);
     ql_json_object(json, "memory");
     finetune_put_memory(json, f);
-    ql_json_integer(json, "evaluation", (int64_t)(others - f->process));
-    ql_json_integer(json, "process", (int64_t)f->process);
+    ql_json_integer(json, "evaluation", (int64_t)(others - finetune_process(f)));
+    ql_json_integer(json, "process", (int64_t)finetune_process(f));
     ql_json_integer(json, "total", (int64_t)finetune_planned(f));
     ql_json_end(json);
 }

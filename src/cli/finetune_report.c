@@ -48,7 +48,7 @@ static size_t total(ql_trainer_bytes t)
 static void introduce_memory(const finetune *f)
 {
     cli_text weights, mapped, adapters, gradients, optimizer, activations, workspace, sum;
-    ql_model_bytes m = ql_model_memory(f->session.model);
+    ql_model_bytes m = ql_train_model_bytes(f->session.model, ql_train_shape_of(f->data));
     ql_trainer_bytes t = ql_trainer_memory(f->trainer);
     size_t held = m.codes + m.scales + m.dense;
     cli_say(&f->session,
@@ -77,7 +77,7 @@ void finetune_introduce(const finetune *f)
 
 size_t finetune_planned(const finetune *f)
 {
-    ql_model_bytes model = ql_model_memory(f->session.model);
+    ql_model_bytes model = ql_train_model_bytes(f->session.model, ql_train_shape_of(f->data));
     ql_trainer_bytes trainer = ql_trainer_memory(f->trainer);
     ql_train_shape valid = f->valid ? ql_train_shape_of(f->valid) : (ql_train_shape){0};
     return finetune_total(&model, &trainer) + finetune_others(f, f->session.model, valid);
@@ -115,7 +115,7 @@ static void conclude_for_people(const finetune *f)
 
 void finetune_put_memory(ql_json *json, const finetune *f)
 {
-    ql_model_bytes m = ql_model_memory(f->session.model);
+    ql_model_bytes m = ql_train_model_bytes(f->session.model, ql_train_shape_of(f->data));
     ql_trainer_bytes t = ql_trainer_memory(f->trainer);
     ql_json_integer(json, "codes", (int64_t)m.codes);
     ql_json_integer(json, "scales", (int64_t)m.scales);

@@ -138,9 +138,18 @@ size_t finetune_total(const ql_model_bytes *m, const ql_trainer_bytes *t)
            t->workspace;
 }
 
+/* What the process grows by in a run besides all that is listed, as measured (bench/NOTES.md): pages of code and tables
+ * when they are first used, small allocations, stacks. */
+enum { CODE_TO_COME = 700 << 10, STACK_OF_THREAD = 140 << 10 };
+
+size_t finetune_process(const finetune *f)
+{
+    return f->process + CODE_TO_COME + STACK_OF_THREAD * ql_workers_count(f->session.workers);
+}
+
 size_t finetune_others(const finetune *f, const ql_model *model, ql_train_shape valid)
 {
-    return f->process + (valid.samples ? ql_evaluate_bytes(model, valid, f->train.batch_size) : 0);
+    return finetune_process(f) + (valid.samples ? ql_evaluate_bytes(model, valid, f->train.batch_size) : 0);
 }
 
 static ql_status fit(finetune *f, ql_error *err)

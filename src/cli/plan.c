@@ -16,13 +16,14 @@ typedef struct outlook {
 
 static size_t sum(const finetune *f, const outlook *o, int way)
 {
-    return finetune_total(&o->base, &o->way[way]) + o->evaluation + f->process;
+    return finetune_total(&o->base, &o->way[way]) + o->evaluation + finetune_process(f);
 }
 
 /* The data's shape: as it is, or with samples as long as --seq-len lets them be. */
 static int shape(finetune *f, outlook *o)
 {
     if (!f->v->data) {
+        ql_tokenizer_open(&f->session.tokenizer, f->v->common.model, NULL); /* for its bytes; a config.json may be alone */
         o->data = (ql_train_shape){.samples = f->train.batch_size, .longest = cli_sequence(&f->session) + 1};
         o->valid = f->v->valid || f->v->val_fraction > 0 ? o->data : (ql_train_shape){0};
         return CLI_OK;
@@ -64,7 +65,7 @@ static ql_status build(finetune *f, outlook *o, ql_error *err)
         return status;
     f->session.format = ql_model_format(o->model);
     ql_model_allow_bf16(o->model, strcmp(f->v->common.compute, "bf16") == 0);
-    o->base = ql_model_memory(o->model);
+    o->base = ql_train_model_bytes(o->model, o->data);
     status = ql_model_attach(o->model, &f->lora, err);
     f->process = cli_resident_memory();
     if (!status && f->v->max_memory)
@@ -98,7 +99,7 @@ static void list(const finetune *f, const outlook *o, row rows[ROWS])
         {"activations", "activations", k->activations, r->activations},
         {"workspace", "workspace", k->workspace, r->workspace},
         {"evaluation", "evaluation of the held-out data", o->evaluation, o->evaluation},
-        {"process", "this process, now", f->process, f->process},
+        {"process", "program, tokenizer, data, stacks", finetune_process(f), finetune_process(f)},
         {"total", "in all", sum(f, o, 0), sum(f, o, 1)},
     };
     memcpy(rows, all, sizeof all);

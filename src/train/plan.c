@@ -1,15 +1,48 @@
 /* What a run will take, and how it is made to take less. */
+#include <stdlib.h>
+
 #include "base/error.h"
 #include "base/workers.h"
 #include "qlora/train.h"
+#include "quant/weight.h"
 #include "train/batch.h"
 
+enum { MAPPED_AT_ONCE = 1 << 16 }; /* bytes around an address that a read maps: Linux's fault_around_bytes */
 enum { GOOD_TOKENS = 512 }; /* of a micro-batch: with fewer the products share the decoding of weights less well */
 
 ql_train_shape ql_train_shape_of(const ql_dataset *data)
 {
     ql_data_stats stats = ql_dataset_stats(data);
-    return (ql_train_shape){stats.samples, stats.longest, stats.tokens};
+    return (ql_train_shape){stats.samples, stats.longest, stats.tokens, data};
+}
+
+/* Pages of the embedding that the words of the data lie in; all of it when memory is too short to tell. */
+static size_t touched(const ql_weight *embed, const ql_dataset *data)
+{
+    size_t row = embed->view.row_bytes, all = ql_weight_rows(embed) * row, windows = (all - 1) / MAPPED_AT_ONCE + 1, used = 0;
+    bool *seen = calloc(windows, 1);
+    if (!seen)
+        return all;
+    for (size_t i = 0; i < ql_dataset_count(data); i++) {
+        ql_sample sample = ql_dataset_sample(data, i);
+        for (size_t j = 0; j < sample.length; j++) {
+            size_t at = (size_t)sample.ids[j] * row, last = at + row - 1;
+            for (size_t w = at / MAPPED_AT_ONCE; w <= last / MAPPED_AT_ONCE && w < windows; w++) {
+                used += !seen[w];
+                seen[w] = true;
+            }
+        }
+    }
+    free(seen);
+    return used * MAPPED_AT_ONCE < all ? used * MAPPED_AT_ONCE : all;
+}
+
+ql_model_bytes ql_train_model_bytes(const ql_model *model, ql_train_shape data)
+{
+    ql_model_bytes bytes = ql_model_memory(model);
+    if (data.data && model->head != model->embed && !ql_weight_bytes(model->embed)) /* no bytes of its own: mapped */
+        bytes.mapped -= ql_weight_rows(model->embed) * model->embed->view.row_bytes - touched(model->embed, data.data);
+    return bytes;
 }
 
 static ql_status check(const ql_model *model, ql_train_shape data, const ql_train_options *options, ql_error *err)
@@ -56,7 +89,7 @@ ql_status ql_train_plan(ql_trainer_bytes *out, const ql_model *model, ql_train_s
 
 static size_t total(const ql_model *model, ql_train_shape data, const ql_train_options *options, size_t threads)
 {
-    ql_model_bytes m = ql_model_memory(model);
+    ql_model_bytes m = ql_train_model_bytes(model, data);
     ql_trainer_bytes t = measure(model, data, options, threads);
     return m.codes + m.scales + m.dense + m.mapped + t.adapters + t.gradients + t.optimizer + t.activations +
            t.workspace;
