@@ -46,7 +46,12 @@ static double now(void)
 static ql_attention attention(const arrays *x, const size_t *start)
 {
     const model *m = x->model;
-    return (ql_attention){m->heads, m->kv_heads, m->head_dim, 1 / sqrtf((float)m->head_dim), 1, start, 0, 0};
+    return (ql_attention){.heads = m->heads,
+                          .kv_heads = m->kv_heads,
+                          .head_dim = m->head_dim,
+                          .scale = 1 / sqrtf((float)m->head_dim),
+                          .sequences = 1,
+                          .start = start};
 }
 
 static void attention_forward(const arrays *x)
