@@ -9,7 +9,7 @@
 #include "cli/common.h"
 #include "cli/page_parts.h"
 
-enum { MOST_POINTS = 1000 };
+enum { MOST_POINTS = 1000, MOST_DOTS = 40 };
 
 /* The steps as arrays, several of them to a point where there are many. */
 typedef struct curves {
@@ -80,7 +80,8 @@ static void put_charts(FILE *out, const cli_history *h, const curves *c)
     char note[96];
     const cli_series loss[] = {{"each step", "raw", c->step, c->loss, c->count, false},
                                {"smoothed", "train", c->step, c->smooth, c->count, false},
-                               {"held out", "valid", c->eval_step, c->eval_loss, h->eval_count, true}},
+                               {"held out", "valid", c->eval_step, c->eval_loss, h->eval_count,
+                                h->eval_count <= MOST_DOTS}},
                      lr = {"learning rate", "train", c->step, c->lr, c->count, false},
                      norm = {"norm", "train", c->step, c->grad_norm, c->count, false},
                      speed = {"tokens/s", "train", c->step, c->speed, c->count, false};
