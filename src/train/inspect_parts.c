@@ -14,6 +14,28 @@
 #include "train/inspect.h"
 #include "train/layer_list.h"
 
+/* What sets some layers apart, and what bends the scores. */
+static void note_layers(ql_inspection *in, const ql_model_config *c)
+{
+    size_t windowed = 0, unturned = 0;
+    for (size_t i = 0; i < c->layers; i++) {
+        windowed += ql_layer_in(&c->windowed, i);
+        unturned += ql_layer_in(&c->unturned, i);
+    }
+    if (c->window && windowed)
+        ql_note(in, "window", "%zu positions in %zu of %zu layers", c->window, windowed, c->layers);
+    if (c->local_rope_theta > 0 && windowed)
+        ql_note(in, "rope_theta there", "%.15g", c->local_rope_theta);
+    if (unturned)
+        ql_note(in, "without rotation", "%zu of %zu layers", unturned, c->layers);
+    if (c->rotated)
+        ql_note(in, "rotated", "%zu of %zu elements of a head", c->rotated, c->head_dim);
+    if (c->attention_softcap > 0)
+        ql_note(in, "soft cap of scores", "%.15g", c->attention_softcap);
+    if (c->logit_softcap > 0)
+        ql_note(in, "soft cap of logits", "%.15g", c->logit_softcap);
+}
+
 static bool note_config(ql_inspection *in, const char *path, ql_model_config *c)
 {
     ql_error err = {0};
@@ -39,6 +61,7 @@ static bool note_config(ql_inspection *in, const char *path, ql_model_config *c)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         ql_note_number(in, sizes[i].name, (double)sizes[i].value);
     ql_note_number(in, "rope_theta", c->rope_theta);
+    note_layers(in, c);
     ql_note(in, "tied embeddings", c->tied ? "yes" : "no");
     return true;
 }
@@ -72,6 +95,8 @@ static void list_missing(ql_inspection *in, const ql_model_config *config)
         found += find_weight(in, list.modules[i].name) != NULL;
     for (size_t i = 0; i < list.count && found; i++) { /* none: they are stored in another way */
         const ql_adapter_module *m = &list.modules[i];
+        if (!m->out_features) /* held by another one */
+            continue;
         const ql_tensor *t = find_weight(in, m->name);
         bool plain = t && t->ndim == 2 && (t->foreign || t->dtype != QL_U8);
         if (!t)
