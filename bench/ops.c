@@ -31,6 +31,7 @@ typedef struct arrays {
     float *a, *b, *c, *d, *e, *f, *g, *lse, *w;
     uint32_t *position;
     size_t m;
+    bool bf16;
     const model *model;
     ql_rope rope;
     ql_workers *workers;
@@ -51,7 +52,8 @@ static ql_attention attention(const arrays *x, const size_t *start)
                           .head_dim = m->head_dim,
                           .scale = 1 / sqrtf((float)m->head_dim),
                           .sequences = 1,
-                          .start = start};
+                          .start = start,
+                          .bf16 = x->bf16};
 }
 
 static void attention_forward(const arrays *x)
@@ -210,21 +212,25 @@ static void measure(const operation *op, const arrays *x)
 }
 
 static const char help[] =
-    "usage: qlora-bench ops [TOKENS ...] [WORDS]\n"
+    "usage: qlora-bench ops [TOKENS ...] [bf16] [WORDS]\n"
     "\n"
     "Times the operations whose names contain the words (all of them without any), for these numbers of tokens\n"
-    "(512 and 2048 without any). Example: qlora-bench ops 512 attention\n";
+    "(512 and 2048 without any). bf16 lets attention round to it where the processor has a way. Example:\n"
+    "  qlora-bench ops 512 bf16 attention\n";
 
 int bench_ops(int argc, char **argv)
 {
     const char *only = "";
+    bool bf16 = false;
     size_t tokens[16] = {512, 2048}, count = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             fputs(help, stdout);
             return 0;
         }
-        if (atoi(argv[i]) > 0 && count < 16)
+        if (strcmp(argv[i], "bf16") == 0)
+            bf16 = true;
+        else if (atoi(argv[i]) > 0 && count < 16)
             tokens[count++] = (size_t)atoi(argv[i]);
         else
             only = argv[i];
@@ -238,6 +244,7 @@ int bench_ops(int argc, char **argv)
                 fprintf(stderr, "qlora-bench: out of memory\n");
                 return 1;
             }
+            x.bf16 = bf16;
             for (size_t k = 0; k < sizeof operations / sizeof *operations; k++)
                 if (strstr(operations[k].name, only))
                     measure(&operations[k], &x);
