@@ -110,7 +110,7 @@ TEMPLATES = [
     "{{ raise_exception('no: ' ~ n) }}", "{{ missing.x }}", "{{ missing + 'a' }}", "{{ 'a' + 1 }}", "{{ 1 / 0 }}", "{{ n() }}", "{{ missing() }}", "{{ [1] < 2 }}", "{{ none | length }}",
     "{{ list | map('upper') | length }}", "{{ none + 'a' }}", "{{ 'a'.split('') }}", "{{ {[1]: 2} }}", "{% for x in 5 %}{% endfor %}", "{% for a, b in list %}{% endfor %}", "{{ missing | tojson }}",
     "{{ list.append(1) }}", "{{ dict.update({}) }}", "{{ 'a' in 5 }}", "{{ 5 in 'a5' }}", "{{ 'x' | default }}{{ hi }}", "{% set n.a = 1 %}",
-    "{% if yes %}", "{% endif %}", "{{ n", "{{ }}", "{% for %}{% endfor %}", "{{ 'a }}", "{# x", "{{ (n }}", "{{ n) }}", "{% foo %}", "{{ 1 + }}", "{{ n n }}", "{% break %}", "{{ a.'b' }}", "{{ $ }}", "{% set 1 = 2 %}",
+    "{% if yes %}", "{% endif %}", "{{ n", "{{ }}", "{% for %}{% endfor %}", "{{ 'a }}", "{# x", "{{ (n }}", "{{ n) }}", "{% foo %}", "{{ 1 + }}", "{{ n n }}", "{% break %}", "{{ a.'b' }}", "{{ $ }}", "{{ 03 }}", "{{ missing is sequence }}{{ missing is callable }}", "{{ ('a' | safe) + 'b' }}{{ ('<' | safe) ~ 1 ~ '<' }}{{ dict | tojson | safe }}", "{{ 00 }}", "{{ 01.5 }}", "{{ n is defined is true }}", "{{ 3 * 'ab' }}{{ 2 * [1] }}", "{{ 2 * none }}", "{% set 1 = 2 %}",
 ]
 # What Jinja2 does and this evaluator refuses by name.
 REFUSED = {
@@ -119,6 +119,7 @@ REFUSED = {
     "{{ 'a %s' % 1 }}": "formatting", "{{ 'a'.format(1) }}": "format", "{{ n is filter }}": "filter", "{{ lipsum() }}": "lipsum", "{{ cycler(1, 2) }}": "cycler",
     "{% for x in list %}{{ loop.cycle('a', 'b') }}{% endfor %}": "cycle", "{% for x in list recursive %}{% endfor %}": "recursive", "{{ range(*list) }}": "*args",
     "{{ 99999999999999999999 }}": "number", "{{ 9223372036854775807 + 1 }}": "64 bits", "{{ 'ß' | upper }}": "U+00DF", "{{ names | groupby('x') }}": "groupby",
+    "{{ ('a' | safe) + '<' }}": "safe", "{{ ['a' | safe] }}": "safe", "{{ ('a' | safe).upper() }}": "safe",
     "{{ n is sameas n }}": "sameas", "{{ dict.items() }}": "no text", "{% set a = list | map('string') %}{{ a | join }}{{ a | join }}": "second time", "{{ n.real }}": "real", "{{ n.__class__ }}": "__", "{% set x | upper %}a{% endset %}": "block set",
     "{% macro m() %}{{ varargs }}{% endmacro %}{{ m(1) }}": "argument", "{{ range(1000000) | length }}": "range", "{{ ('a' * 100000) * 100000 }}": "memory",
     "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}": "memory",

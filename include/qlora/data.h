@@ -26,7 +26,7 @@ typedef struct ql_data_options {
     size_t sequence;           /* T, the most targets of a sample; at least 1 */
     ql_data_format format;     /* default QL_DATA_AUTO */
     ql_bos bos;                /* default QL_BOS_AUTO */
-    const char *chat_template; /* a name of ql_chat_template_names, or NULL for the model's own */
+    const char *chat_template; /* as `name` of ql_chat_render; NULL: the model's own */
     bool mask_prompt;          /* default true: prompts, users and systems are read, not learned */
 } ql_data_options;
 

@@ -216,7 +216,9 @@ static ql_jnode *parse_test(ql_jparser *p, ql_jnode *of)
     ql_jnode *node = two(p, QL_JN_TEST, of, NULL);
     node->text = ql_jparse_name(p);
     const ql_jtoken *t = p->at;
-    bool more = is_name(t, "else") || is_name(t, "or") || is_name(t, "and") || is_name(t, "is");
+    if (is_name(t, "is"))
+        ql_jparse_fail(p, "no test of a test");
+    bool more = is_name(t, "else") || is_name(t, "or") || is_name(t, "and");
     if (is_op(p, '('))
         node->list = parse_arguments(p);
     else if ((t->kind == QL_JT_NAME && !more) || t->kind == QL_JT_STRING || t->kind == QL_JT_NUMBER || is_op(p, '[') ||

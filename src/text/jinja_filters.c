@@ -55,8 +55,17 @@ static ql_jvalue length(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, c
 
 static ql_jvalue string(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
 {
+    ql_jvalue text = ql_jtextual(words(e, v));
     (void)args, (void)p;
-    return ql_jtextual(words(e, v));
+    text.markup = v->markup;
+    return text;
+}
+
+static ql_jvalue safe(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
+{
+    ql_jvalue text = string(e, v, args, p);
+    text.markup = true;
+    return text;
 }
 
 static ql_jvalue replace(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
@@ -148,7 +157,7 @@ static ql_jvalue indent(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, c
     for (int64_t i = 0; i < width; i++)
         ql_jadd_string(&margin, " ");
     ql_jtext before = p[0].kind == QL_J_TEXT ? p[0].text : ql_jbuilt(&margin).text;
-    ql_jadd(&out, words(e, v));
+    ql_jadd(&out, ql_jwords(e->run, v, NULL, "indent"));
     ql_jadd_string(&out, "\n"); /* as Jinja2 does, so that a last empty line is one */
     ql_jvalue lines = ql_jsplit_lines(e->run, ql_jbuilt(&out).text, false);
     out = (ql_jbuild){.run = e->run};
@@ -190,7 +199,7 @@ static const struct {
     {"rejectattr", NULL, 0, ql_jfilter_select},
     {"replace", "old new count", 2, replace},
     {"reverse", "", 0, ql_jfilter_reverse},
-    {"safe", "", 0, string},
+    {"safe", "", 0, safe},
     {"select", NULL, 0, ql_jfilter_select},
     {"selectattr", NULL, 0, ql_jfilter_select},
     {"sort", "reverse case_sensitive attribute", 0, ql_jfilter_sort},

@@ -199,6 +199,9 @@ static void lex_number(lexer *x)
     ql_jtoken *token = add(x, QL_JT_NUMBER);
     errno = 0;
     token->value = real ? ql_jreal(strtod(digits, NULL)) : ql_jint(strtoll(digits, NULL, base));
+    bool zeros = base == 10 && !real && digits[0] == '0' && digits[strspn(digits, "0")];
+    if (zeros)
+        ql_jfail(x->run, QL_ERR_FORMAT, "the number %s begins with a zero", digits);
     if (!count || count == sizeof digits - 1 || errno == ERANGE)
         ql_jfail(x->run, QL_ERR_UNSUPPORTED, "a number that is too large or none");
     advance(x, end);

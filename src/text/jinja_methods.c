@@ -238,6 +238,8 @@ bool ql_jhas_method(ql_jrun *run, const ql_jvalue *value, ql_jtext name)
 {
     if (name.length >= 2 && memcmp(name.data, "__", 2) == 0)
         ql_jfail(run, QL_ERR_UNSUPPORTED, "names that begin with \"__\" are not supported");
+    if (value->markup)
+        ql_jfail(run, QL_ERR_UNSUPPORTED, "methods of a text that went through \"safe\" are not supported");
     if (lacks(value, name))
         ql_jfail(run, QL_ERR_UNSUPPORTED, "the method \"%.*s\" of %s is not supported", (int)name.length, name.data,
                  ql_jkind_name(value));

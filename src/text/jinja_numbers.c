@@ -1,5 +1,6 @@
 /* Arithmetic of chat templates, and strings and lists put together. */
 #include <math.h>
+#include <string.h>
 
 #include "text/jinja_eval.h"
 
@@ -62,13 +63,16 @@ static ql_jvalue real_arithmetic(ql_jrun *run, int op, double a, double b)
         ql_jfail(run, QL_ERR_ARG, "division by zero");
     double rest = op == '%' || op == QL_J_TWO('/', '/') ? fmod(a, b) : 0;
     rest += rest != 0 && (rest < 0) != (b < 0) ? b : 0;
-    return ql_jreal(op == '+'                  ? a + b
+    double result = op == '+'                  ? a + b
                     : op == '-'                ? a - b
                     : op == '*'                ? a * b
                     : op == '/'                ? a / b
                     : op == '%'                ? rest
                     : op == QL_J_TWO('/', '/') ? floor((a - rest) / b + 0.5)
-                                               : pow(a, b));
+                                               : pow(a, b);
+    if (op == QL_J_TWO('*', '*') && !isfinite(result) && isfinite(a) && isfinite(b))
+        ql_jfail(run, QL_ERR_ARG, "a power that is no number");
+    return ql_jreal(result);
 }
 
 static ql_jvalue repeated(ql_jrun *run, const ql_jvalue *value, int64_t times)
@@ -83,6 +87,15 @@ static ql_jvalue repeated(ql_jrun *run, const ql_jvalue *value, int64_t times)
             ql_jappend(run, list, value->list->at[k]);
     }
     return value->kind == QL_J_TEXT ? ql_jbuilt(&text) : ql_jlisted(list);
+}
+
+/* A text beside one that went through "safe" must not need HTML's escapes. */
+static void check_markup(ql_jrun *run, const ql_jvalue *a, const ql_jvalue *b)
+{
+    ql_jtext plain = a->markup ? ql_jstr(run, b) : ql_jstr(run, a);
+    for (size_t i = 0; a->markup != b->markup && i < plain.length; i++)
+        if (strchr("&<>'\"", plain.data[i]))
+            ql_jfail(run, QL_ERR_UNSUPPORTED, "\"| safe\" before adding \"%c\" is not supported", plain.data[i]);
 }
 
 static ql_jvalue joined(ql_jrun *run, const ql_jvalue *a, const ql_jvalue *b)
@@ -117,6 +130,8 @@ ql_jvalue ql_jarithmetic(ql_jrun *run, int op, const ql_jvalue *a, const ql_jval
         a->kind == QL_J_LIST && b->kind == QL_J_LIST && a->list->form == b->list->form && a->list->form <= QL_J_TUPLE;
     if (op == '~')
         return concatenated(run, a, b);
+    if (op == '+' && (a->markup || b->markup))
+        check_markup(run, a, b);
     if (a->kind == QL_J_UNDEFINED || b->kind == QL_J_UNDEFINED)
         ql_jfail_undefined(run, a->kind == QL_J_UNDEFINED ? a : b);
     if (ql_jis_number(a) && ql_jis_number(b)) {
@@ -126,6 +141,8 @@ ql_jvalue ql_jarithmetic(ql_jrun *run, int op, const ql_jvalue *a, const ql_jval
     }
     if (op == '+' && ((a->kind == QL_J_TEXT && b->kind == QL_J_TEXT) || lists))
         return joined(run, a, b);
+    if (op == '*' && a->kind == QL_J_INT && b->kind != QL_J_INT)
+        return ql_jarithmetic(run, op, b, a);
     if (op == '*' && (a->kind == QL_J_TEXT || (a->kind == QL_J_LIST && !a->list->form)) && b->kind == QL_J_INT)
         return repeated(run, a, b->integer);
     if (op == '%' && a->kind == QL_J_TEXT)

@@ -44,7 +44,7 @@ static int order(ql_jeval *e, const ql_jvalue *v, const ql_jvalue *other)
 }
 
 TEST(is_boolean, v->kind == QL_J_BOOL)
-TEST(is_callable, v->kind == QL_J_CALLABLE)
+TEST(is_callable, v->kind == QL_J_CALLABLE || v->kind == QL_J_UNDEFINED)
 TEST(is_defined, v->kind != QL_J_UNDEFINED)
 TEST(is_divisible, rest(e, v, other) == 0)
 TEST(is_equal, ql_jequal(e->run, v, other))
@@ -65,7 +65,8 @@ TEST(is_different, !ql_jequal(e->run, v, other))
 TEST(is_numeric, is_number(v))
 TEST(is_odd, rest(e, v, other) != 0)
 TEST(is_same, same_value(e->run, v, other))
-TEST(is_sequence, (v->kind == QL_J_LIST && v->list->form <= QL_J_RANGE) || v->kind == QL_J_DICT || v->kind == QL_J_TEXT)
+TEST(is_sequence, (v->kind == QL_J_LIST && v->list->form <= QL_J_RANGE) || v->kind == QL_J_DICT ||
+                      v->kind == QL_J_TEXT || v->kind == QL_J_UNDEFINED)
 TEST(is_string, v->kind == QL_J_TEXT)
 TEST(is_true, v->kind == QL_J_BOOL && v->truth)
 TEST(is_undefined, v->kind == QL_J_UNDEFINED)

@@ -42,6 +42,7 @@ typedef struct ql_jloop ql_jloop;
 
 typedef struct ql_jvalue {
     ql_jkind kind;
+    bool markup; /* a text that went through "safe": what is added to it Jinja2 escapes for HTML */
     union {
         bool truth;
         int64_t integer;

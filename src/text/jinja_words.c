@@ -213,6 +213,8 @@ static void add_dict(ql_jbuild *b, const ql_jdict *dict)
 static void add_value(ql_jbuild *b, const ql_jvalue *v)
 {
     ql_jenter(b->run);
+    if (v->markup)
+        ql_jfail(b->run, QL_ERR_UNSUPPORTED, "a list of texts that went through \"safe\" has no text");
     if (v->kind == QL_J_LIST)
         add_list(b, v->list);
     else if (v->kind == QL_J_DICT)
