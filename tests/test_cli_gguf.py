@@ -58,14 +58,22 @@ class Gguf(Case):
         self.assertEqual(run("generate", "--model", FILES["q8_0"], *words).out, stored.out)
 
     def test_plan(self):
-        words = ("--data", self.data, "--seq-len", 64, "--json")
-        plan = run("plan", "--model", FILES["q4_0"], *words)
-        self.assertCode(plan, 0)
-        memory = self.train(FILES["q4_0"], "planned").json()["memory"]
-        self.assertEqual(plan.json()["format"], "q4_0")
-        for key in ("codes", "mapped"):
-            self.assertEqual(plan.json()["kept"][key], memory[key])
-        self.assertFails(run("plan", "--model", FILES["q4_0"], "--format", "int8", *words), "config.json")
+        """Blocks as stored, blocks quantized anew, dense files both ways, and a run that goes on from an adapter."""
+        classes = ("codes", "scales", "dense", "mapped", "adapters", "gradients", "optimizer", "activations", "workspace")
+        base = self.train(FILES["q8_0"], "first", "--rank", 3, "--target-modules", "q_proj,down_proj").json()
+        self.assertEqual(base["format"], "q8_0")
+        for i, (model, more) in enumerate(((FILES["q4_0"], []), (FILES["q8_0"], ["--format", "int8"]),
+                                           (DENSE, ["--format", "none"]), (DENSE, ["--format", "nf4"]),
+                                           (STORIES, ["--adapter", self.dir / "first"]),
+                                           (FILES["q8_0"], ["--adapter", self.dir / "first"]))):
+            words = ["--data", self.data, "--seq-len", 16 if model == DENSE else 64, "--threads", 2, "--json", *more]
+            plan = run("plan", "--model", model, "--no-time", *words)
+            self.assertCode(plan, 0)
+            made = run("finetune", "--model", model, "--output", self.dir / f"planned{i}", "--steps", 1, *words)
+            self.assertCode(made, 0)
+            kept, memory = plan.json()["kept"], made.json()["memory"]
+            self.assertEqual([kept[c] for c in classes], [memory[c] for c in classes], (model, more))
+            self.assertEqual(plan.json()["format"], made.json()["format"])
 
     def test_files_that_lie(self):
         whole = FILES["q4_0"].read_bytes()

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """`qlora plan`, and `qlora finetune --max-memory`: the plan and the run hold the same bytes.
 Usage: test_cli_plan.py PATH-OF-QLORA [unittest options]"""
+import os
 import pathlib
 import shutil
 import subprocess
@@ -59,6 +60,7 @@ class Plan(Case):
         """Of a process of 30 to 50 MB, of which a third is the program; sanitizers have memory of their own."""
         if "libasan" in subprocess.run(["ldd", binary()], capture_output=True, text=True).stdout:
             return
+        os.environ.pop("MALLOC_PERTURB_", None)  # Meson's: it touches memory that a run does not
         for i, words in enumerate((["--threads", 1], ["--threads", 2, "--recompute"],
                                    ["--threads", 8, "--optim", "adamw8bit", "--activations", "f32", "--rank", 32],
                                    ["--threads", 2, "--val-fraction", 0.05, "--compute", "bf16"])):
@@ -87,7 +89,7 @@ class Plan(Case):
         for words in ("base codes", "activations", "with --recompute", "in all"):
             self.assertIn(words, done.out)
         self.assertFails(self.plan("--data", self.text, model=alone), "tokenizer.json")
-        self.assertFails(self.plan("--adapter", self.dir, model=alone), "--rank", code=2)
+        self.assertFails(self.plan("--adapter", self.dir, model=alone), "adapter_config.json")
         self.assertFails(self.plan("--max-memory", "2X", model=alone), "--max-memory 2X: must be bytes", code=2)
         self.assertFails(self.plan("--max-memory", "-2G", model=alone), "must be bytes", code=2)
 

@@ -134,6 +134,10 @@ QL_API void ql_model_allow_bf16(ql_model *model, bool allow);
  * nothing else may be done with it. */
 QL_API ql_status ql_model_plan(ql_model **out, const ql_model_config *config, ql_format format, ql_error *err);
 
+/* The same of a Hugging Face folder or GGUF file whose weights are there: each as it is stored, of whatever types, and
+ * the rows that would be copied into another order. Only headers and norms are read. */
+QL_API ql_status ql_model_plan_files(ql_model **out, const char *path, ql_format format, ql_error *err);
+
 QL_API const ql_model_config *ql_model_shape(const ql_model *model);
 QL_API ql_format ql_model_format(const ql_model *model); /* as opened; of layers quantized already the one of most weights */
 QL_API void ql_model_destroy(ql_model *model); /* NULL is fine */

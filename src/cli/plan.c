@@ -53,12 +53,25 @@ static ql_status measure(finetune *f, outlook *o, ql_error *err)
     return status;
 }
 
+/* From the files where there are weights, else from config.json alone. */
+static ql_status build_base(const finetune *f, outlook *o, ql_error *err)
+{
+    const cli_session *s = &f->session;
+    const char *path = s->common->model;
+    size_t length = strlen(path);
+    bool gguf = length > 5 && strcmp(path + length - 5, ".gguf") == 0;
+    if (gguf || !s->config.quantized.code) {
+        ql_status status = ql_model_plan_files(&o->model, path, s->format, err);
+        if (!status || gguf)
+            return status;
+    }
+    return ql_model_plan(&o->model, &s->config, s->format, err);
+}
+
 static ql_status build(finetune *f, outlook *o, ql_error *err)
 {
     const cli_session *s = &f->session;
-    bool mapped = s->stored && !s->config.quantized.code; /* a GGUF file used as stored is only mapped: it tells itself */
-    ql_status status = mapped ? ql_model_open(&o->model, s->common->model, s->format, s->workers, err)
-                              : ql_model_plan(&o->model, &s->config, s->format, err);
+    ql_status status = build_base(f, o, err);
     if (!status)
         status = ql_model_quantize_head(o->model, s->head_format, s->workers, err);
     if (status)
@@ -66,7 +79,8 @@ static ql_status build(finetune *f, outlook *o, ql_error *err)
     f->session.format = ql_model_format(o->model);
     ql_model_allow_bf16(o->model, strcmp(f->v->common.compute, "bf16") == 0);
     o->base = ql_train_model_bytes(o->model, o->data);
-    status = ql_model_attach(o->model, &f->lora, err);
+    const char *adapter = f->v->common.adapter;
+    status = adapter ? ql_adapter_load(o->model, adapter, true, err) : ql_model_attach(o->model, &f->lora, err);
     f->process = cli_resident_memory();
     if (!status && f->v->max_memory)
         status = ql_train_fit(&f->train, o->model, o->data, ql_workers_count(f->session.workers),
@@ -169,15 +183,8 @@ static int plan(finetune *f, const cli_args *args)
     ql_error err = {0};
     outlook o = {0};
     int status = finetune_read_options(f, args);
-    if (status == CLI_OK && f->v->common.adapter)
-        return cli_wrong(args->command, "--adapter: say what it has with --rank and --target-modules instead");
     if (status == CLI_OK)
         status = cli_session_start(&f->session, args);
-    const char *model = f->v->common.model;
-    if (status == CLI_OK && !f->session.stored && strlen(model) > 5 && strcmp(model + strlen(model) - 5, ".gguf") == 0)
-        return cli_failed_with("%s: a GGUF file is planned for as it is stored, quantized and without --format; plans "
-                               "to quantize a model are made from its config.json",
-                               model);
     if (status == CLI_OK)
         status = shape(f, &o);
     if (status != CLI_OK)
@@ -223,7 +230,7 @@ static const char *const examples[] = {
 const cli_command cli_plan = {
     .name = "plan",
     .summary = "the memory that a fine-tuning run would take",
-    .about = "Prints, from config.json alone and before anything is loaded, the exact bytes that `qlora finetune` with "
+    .about = "Prints, before anything is loaded and without weights from config.json alone, the exact bytes that `qlora finetune` with "
              "the same options would hold. Options that do not change memory are taken and not looked at.",
     .examples = examples,
     .notes = "With --max-memory the status is 1 when the run cannot be made to fit.",

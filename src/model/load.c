@@ -52,6 +52,8 @@ static ql_status load_norm(loader *l, const float *into, size_t n)
 static ql_status load_matrix(loader *l, ql_weight **out, ql_format format, size_t n, size_t k, size_t pairs)
 {
     ql_matrix_source source = {.files = l->model->files, .name = l->name, .n = n, .k = k, .pairs = pairs};
+    if (l->model->planned)
+        return ql_matrix_plan(out, &source, format, &l->model->mapped_bytes, l->err);
     if (ql_cache_take(l->cache, out, l->name, n, k))
         return QL_OK;
     ql_status status = ql_matrix_load(out, &source, format, &l->model->mapped_bytes, l->workers, l->err);
@@ -199,6 +201,26 @@ static ql_status load(loader *l, const char *path, ql_model_cache *cache)
     if (!status)
         ql_cache_finish(l->cache, model, l->workers);
     return status ? ql_fail_in(l->err, status, "%s", path) : QL_OK;
+}
+
+ql_status ql_model_plan_files(ql_model **out, const char *path, ql_format format, ql_error *err)
+{
+    *out = NULL;
+    ql_model *model = calloc(1, sizeof *model);
+    if (!model)
+        return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", path);
+    loader l = {.model = model, .err = err};
+    model->format = format;
+    model->planned = true;
+    ql_status status = load(&l, path, NULL);
+    if (status) {
+        ql_model_destroy(model);
+        return status;
+    }
+    ql_model_settle_format(model);
+    ql_model_link(model, &(ql_lora_options){0}, NULL, NULL);
+    *out = model;
+    return QL_OK;
 }
 
 ql_status ql_model_open(ql_model **out, const char *path, ql_format format, ql_workers *workers, ql_error *err)

@@ -19,6 +19,10 @@ typedef struct ql_matrix_source {
 ql_status ql_matrix_load(ql_weight **out, const ql_matrix_source *source, ql_format format, size_t *mapped,
                          ql_workers *workers, ql_error *err);
 
+/* What ql_matrix_load() would make, without its numbers unless they are borrowed. What bitsandbytes quantized is not
+ * planned as stored: its configuration tells that. */
+ql_status ql_matrix_plan(ql_weight **out, const ql_matrix_source *source, ql_format format, size_t *mapped, ql_error *err);
+
 /* Whether bitsandbytes quantized that matrix, and the matrix as a weight with its codes and scales bit for bit. */
 bool ql_bnb_stored(const ql_matrix_source *source);
 ql_status ql_bnb_load(ql_weight **out, const ql_matrix_source *source, ql_error *err);

@@ -75,10 +75,15 @@ static ql_status turn(matrix *m, size_t heads, ql_error *err)
     return QL_OK;
 }
 
+static bool can_borrow(const matrix *m)
+{
+    return m->blocks || (uintptr_t)m->tensor.data % ql_dtype_size(m->tensor.dtype) == 0;
+}
+
 static ql_status keep(ql_weight **out, const matrix *m, size_t *mapped, ql_workers *workers, ql_error *err)
 {
     const ql_tensor *t = &m->tensor;
-    bool borrows = !m->turned && (m->blocks || (uintptr_t)t->data % ql_dtype_size(t->dtype) == 0);
+    bool borrows = !m->turned && can_borrow(m);
     if (borrows)
         *mapped += t->bytes;
     if (m->blocks)
@@ -154,4 +159,21 @@ ql_status ql_matrix_load(ql_weight **out, const ql_matrix_source *source, ql_for
         ql_tensors_release(source->files, &in_file);
     free(m.turned);
     return status ? ql_fail_in(err, status, "%s", in_file.file) : QL_OK;
+}
+
+ql_status ql_matrix_plan(ql_weight **out, const ql_matrix_source *source, ql_format format, size_t *mapped, ql_error *err)
+{
+    matrix m;
+    bool as_stored = format.code == QL_CODE_F32;
+    if (ql_bnb_stored(source) && as_stored)
+        return ql_fail(err, QL_ERR_UNSUPPORTED, "tensor %s: bitsandbytes' weights are planned from config.json",
+                       source->name);
+    if (ql_bnb_stored(source))
+        return ql_weight_plan(out, format, source->name, source->n, source->k, err);
+    ql_status status = find(&m, source, err);
+    if (!status && as_stored && !source->pairs && can_borrow(&m))
+        status = keep(out, &m, mapped, NULL, err);
+    else if (!status)
+        status = ql_weight_plan(out, as_stored ? m.stored : format, source->name, m.n, m.k, err);
+    return status;
 }

@@ -41,12 +41,13 @@ static ql_status load(ql_model *model, const ql_adapter_file *file, const ql_lay
     status = ql_model_make_adapters(&adapters, model, shapes, trainable, err);
     if (status)
         return status;
-    status = ql_adapter_file_read(file, list->modules, list->count, adapters, err);
+    if (!model->planned)
+        status = ql_adapter_file_read(file, list->modules, list->count, adapters, err);
     if (status)
         ql_adapters_destroy(adapters);
     else
         ql_model_link(model, &options, shapes, adapters);
-    return status || !config.use_dora ? status : ql_model_start_dora(model, false, NULL, err);
+    return status || !config.use_dora || model->planned ? status : ql_model_start_dora(model, false, NULL, err);
 }
 
 ql_status ql_adapter_load(ql_model *model, const char *dir, bool trainable, ql_error *err)
