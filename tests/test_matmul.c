@@ -170,7 +170,7 @@ START_TEST(threads_do_not_change_a_bit)
         float *one = malloc(bytes);
         multiply(kernel, &r.product, 1);
         memcpy(one, r.product.y, bytes);
-        for (size_t threads = 2; threads <= 3; threads++) {
+        for (size_t threads = 2; threads <= 16; threads += threads == 3 ? 13 : 1) {
             memset(r.product.y, 0, sizeof(float));
             multiply(kernel, &r.product, threads);
             ck_assert_msg(memcmp(one, r.product.y, bytes) == 0, "%s: %zu threads", kernel->name, threads);

@@ -41,6 +41,9 @@ ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads
     ql_plan plan = {.rows = pieces(p->m, down ? down : 1), .cols = MOST_COLS};
     while (plan.cols > 2 * b->width && down * pieces(outputs, plan.cols) < 4 * threads)
         plan.cols -= b->width;
+    /* Narrow weights give many threads too few rectangles: tokens are shared out as well, a few micro-tiles each. */
+    while (down * pieces(outputs, plan.cols) < 2 * threads && plan.rows > 4 * b->tokens)
+        plan.rows = pieces(p->m, down *= 2);
     plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, b->depth);
     plan.packed = p->m * lines(b, inputs) * sizeof(float);
     plan.scratch = b->width * lines(b, b->depth) * sizeof(float);

@@ -66,6 +66,9 @@ static ql_plan plan(const ql_product *p, size_t threads)
     size_t across = threads * pieces(outputs, threads * MOST_COLS);
     ql_plan plan = {.rows = pieces(pieces(p->m, down ? down : 1), BLOCK) * BLOCK,
                     .cols = pieces(pieces(outputs, across), QL_AMX_OUTPUTS) * QL_AMX_OUTPUTS};
+    /* Narrow weights give many threads too few rectangles: tokens are shared out as well. */
+    while (plan.rows > 2 * BLOCK && pieces(p->m, plan.rows) * pieces(outputs, plan.cols) < threads)
+        plan.rows = pieces(plan.rows / 2, BLOCK) * BLOCK;
     plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, terms);
     plan.packed = packed_rows(p->m) * ql_amx_steps(inputs) * STEP * sizeof(uint16_t);
     plan.scratch = QL_AMX_OUTPUTS * terms * sizeof(uint16_t) +
