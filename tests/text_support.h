@@ -81,4 +81,13 @@ static inline void assert_encodes(ql_tokenizer *t, const char *text, unsigned fl
     "\"v\":61,\"w\":62,\"x\":63,\"y\":64,\"z\":65,\"\\u0120\":66,\"\\u010a\":67,\"th\":68,\"he\":69,\"the\":70,"       \
     "\"\\u0120t\":71,\"the\\u0120\":72"
 
+static inline void assert_decodes(const ql_tokenizer *t, const int32_t *ids, size_t count, unsigned flags, const char *wanted)
+{
+    ql_text text = {0};
+    ql_error err = {0};
+    ck_assert_ok(ql_tokenizer_decode(t, ids, count, flags, &text, &err), &err);
+    ck_assert_str_eq(text.data ? text.data : "", wanted);
+    ql_text_free(&text);
+}
+
 #endif
