@@ -157,6 +157,7 @@ class Files(Case):
         self.assertCode(words, 0)
         for part in ("architecture          llama", "... and ", "Nothing is wrong with it."):
             self.assertIn(part, words.out)
+        self.assertEqual(run("inspect", self.model, "--quiet").out, "")
 
     def test_missing_and_wrong_tensors(self):
         def drop(header, data):

@@ -295,6 +295,9 @@ START_TEST(templates_that_are_not_prefix_stable_are_found)
         "\"{% for m in messages[1:] %}{% if m.role == 'user' %}{% if loop.index0 == (loop.length - 1) // 2 * 2 %}"
         "{{ messages[0].content }}/{% endif %}{{ m.content }}>{% else %}{{ m.content }}<s>{% endif %}{% endfor %}\"",
         chat, 5, "b<s>|d<s>", 1);
+    /* what stands in front counts the messages: no prompt is the beginning of the whole */
+    assert_learns("\"{{ messages | length }}{% for m in messages[1:] %}{{ m.content }}<s>{% endfor %}\"", chat, 5,
+                  "b<s>|d<s>", 2);
 }
 END_TEST
 

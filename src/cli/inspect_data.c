@@ -110,12 +110,15 @@ static int tell(const data_view *d)
 {
     const ql_data_review *r = &d->review;
     cli_text samples, tokens, learned;
-    int status = put_samples(d);
-    printf("\nData        %s%s\n", d->v->file, r->packed ? ", one text cut into samples" : "");
-    printf("Samples     %s; %s tokens, %s of them learned (%.1f %%)\n", cli_count(r->samples, samples),
-           cli_count(r->tokens, tokens), cli_count(r->learned, learned),
-           r->tokens ? 100 * (double)r->learned / (double)r->tokens : 0);
-    put_lengths(r);
+    int status = CLI_OK;
+    if (!d->v->common.quiet) {
+        status = put_samples(d);
+        printf("\nData        %s%s\n", d->v->file, r->packed ? ", one text cut into samples" : "");
+        printf("Samples     %s; %s tokens, %s of them learned (%.1f %%)\n", cli_count(r->samples, samples),
+               cli_count(r->tokens, tokens), cli_count(r->learned, learned),
+               r->tokens ? 100 * (double)r->learned / (double)r->tokens : 0);
+        put_lengths(r);
+    }
     inspect_tell_findings(&d->findings, d->color);
     return status;
 }

@@ -81,7 +81,7 @@ static void put_tensors(const ql_tensors *tensors, size_t most)
         printf("  ... and %zu more\n", count - most);
 }
 
-static void tell(const inspect_values *v, const ql_inspection *in)
+static void put_all(const inspect_values *v, const ql_inspection *in)
 {
     const ql_tensors *tensors = ql_inspection_tensors(in);
     totals t = add_up(tensors);
@@ -89,16 +89,22 @@ static void tell(const inspect_values *v, const ql_inspection *in)
     printf("%-20s  %s\n", ql_inspection_kind(in), v->file);
     put_facts(NULL, ql_inspection_facts(in));
     put_facts("Metadata", ql_inspection_metadata(in));
-    if (tensors)
-        put_tensors(tensors, v->tensors);
+    if (!tensors)
+        return;
+    put_tensors(tensors, v->tensors);
     for (size_t i = 0; i < t.types; i++)
         printf("%-20s  %zu tensors, %s numbers, %s\n", t.type[i].name, t.type[i].tensors,
                cli_count((size_t)t.type[i].elements, elements), cli_bytes(t.type[i].bytes, bytes));
-    if (tensors)
-        printf("%-20s  %zu tensors, %s numbers, %s\n", "in all", t.tensors, cli_count((size_t)t.elements, elements),
-               cli_bytes(t.bytes, bytes));
+    printf("%-20s  %zu tensors, %s numbers, %s\n", "in all", t.tensors, cli_count((size_t)t.elements, elements),
+           cli_bytes(t.bytes, bytes));
+}
+
+static void tell(const inspect_values *v, const ql_inspection *in)
+{
+    if (!v->common.quiet)
+        put_all(v, in);
     inspect_tell_findings(ql_inspection_findings(in), inspect_color(v));
-    if (!ql_inspection_findings(in)->count)
+    if (!v->common.quiet && !ql_inspection_findings(in)->count)
         printf("Nothing is wrong with it.\n");
 }
 
