@@ -204,6 +204,26 @@ START_TEST(scratch_is_enough_for_fewer_tokens)
 }
 END_TEST
 
+/* What ql_matmul_then() promises its callers. */
+START_TEST(rectangles_begin_at_multiples_of_16)
+{
+    const ql_matmul_kernel *kernel = kernel_at(_i);
+    ql_format format;
+    ql_rng rng = {.seed = 12};
+    for (size_t f = 0; case_format(f, &format); f++) {
+        weight_case c;
+        weight_case_make(&c, format, 600, 8, false, false, &rng);
+        for (size_t m = 16; m < 600 && kernel->accepts(&c.view); m += m / 2 + 1)
+            for (size_t threads = 1; threads < 40; threads++) {
+                ql_plan plan = kernel->plan(&(ql_product){.w = &c.view, .m = m}, threads);
+                ck_assert_msg(plan.cols % 16 == 0 || plan.cols >= 600, "%s: %zu outputs for %zu tokens, %zu threads",
+                              kernel->name, plan.cols, m, threads);
+            }
+        weight_case_free(&c);
+    }
+}
+END_TEST
+
 START_TEST(selection_follows_features)
 {
     ql_rng rng = {.seed = 10};
@@ -234,6 +254,7 @@ int main(void)
     tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);
     tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
     tcase_add_loop_test(tcase, scratch_is_enough_for_fewer_tokens, 0, kernels);
+    tcase_add_loop_test(tcase, rectangles_begin_at_multiples_of_16, 0, kernels);
     tcase_add_test(tcase, selection_follows_features);
     Suite *suite = suite_create("matmul");
     suite_add_tcase(suite, tcase);
