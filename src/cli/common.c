@@ -172,11 +172,11 @@ int cli_session_load(cli_session *session)
     cache->dir = session->common->cache;
     if (ql_model_open_cached(&session->model, session->common->model, session->format, cache, session->workers, &err))
         return cli_failed(&err);
-    if (cache->used)
-        cli_say(session, "Cache     weights from %s\n", cache->path);
-    else if (cache->dir)
-        cli_say(session, "Cache     %s%s\n", cache->reason,
-                cache->written ? "; the weights were read anew and written there" : "");
+    if (cache->dir && session->out) /* never among generated text */
+        fprintf(stderr, "Cache     %s%s\n", cache->used ? "weights from " : cache->reason,
+                cache->used      ? cache->path
+                : cache->written ? "; the weights were read anew and written there"
+                                 : "");
     if (ql_model_quantize_head(session->model, session->head_format, session->workers, &err))
         return cli_failed(&err);
     ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);

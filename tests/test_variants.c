@@ -1,4 +1,5 @@
-/* NEFTune's noise on the embeddings: its reach, distribution and independence of threads, and that only training has it. */
+/* Variants of a run. NEFTune's noise on the embeddings: its reach, distribution and independence of threads, and that only
+ * training has it. Moments in 8 bits: the losses of a run beside those with fp32. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,12 +103,37 @@ START_TEST(only_training_is_noisy)
 }
 END_TEST
 
+START_TEST(losses_stay_near_with_moments_in_8_bits)
+{
+    double losses[2][40];
+    for (int i = 0; i < 2; i++) {
+        train_setup setup = train_setup_defaults();
+        setup.train.optim = i ? QL_OPTIM_ADAMW_8BIT : QL_OPTIM_ADAMW;
+        setup.train.steps = 40;
+        train_case c;
+        train_case_open(&c, &setup);
+        for (int step = 0; step < 40; step++) {
+            ql_step_report report;
+            ck_assert_ok(ql_trainer_step(c.trainer, &report, &err), &err);
+            losses[i][step] = report.loss;
+        }
+        train_case_close(&c);
+    }
+    ck_assert_double_lt(losses[0][39], 0.9 * losses[0][0]); /* something is learned */
+    for (int step = 0; step < 40; step++)
+        ck_assert_double_eq_tol(losses[1][step], losses[0][step], 0.02 * losses[0][step]);
+    ck_assert(losses[1][39] != losses[0][39]);
+}
+END_TEST
+
 int main(void)
 {
-    Suite *suite = suite_create("noise");
-    TCase *tests = tcase_create("noise");
+    Suite *suite = suite_create("variants");
+    TCase *tests = tcase_create("variants");
+    tcase_set_timeout(tests, 240);
     tcase_add_test(tests, noise_is_uniform_in_its_reach);
     tcase_add_test(tests, only_training_is_noisy);
+    tcase_add_test(tests, losses_stay_near_with_moments_in_8_bits);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }
