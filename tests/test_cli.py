@@ -63,6 +63,7 @@ class Usage(Case):
         for words, message in (
                 (["--valid", self.text, "--val-fraction", 0.1], "--valid and --val-fraction"),
                 (["--eval-every", 5], "--eval-every needs"),
+                (["--log", "run", "--report", "run"], "--log and --report"),
                 (["--steps", 5, "--epochs", 2], "--steps and --epochs"),
                 (["--warmup-steps", 5, "--warmup-ratio", 0.1], "--warmup-steps and --warmup-ratio"),
                 (["--adapter", "x", "--rank", 4], "--rank: the adapter given with --adapter sets this"),

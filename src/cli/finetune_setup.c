@@ -15,6 +15,8 @@ static int check_options(finetune *f, const cli_args *args)
     const finetune_values *v = f->v;
     if (v->valid && v->val_fraction > 0)
         return cli_wrong(args->command, "--valid and --val-fraction: one of them, please");
+    if (v->log && v->report && strcmp(v->log, v->report) == 0)
+        return cli_wrong(args->command, "--log and --report: each needs a file of its own");
     if (v->eval_every && !v->valid && v->val_fraction <= 0)
         return cli_wrong(args->command, "--eval-every needs --valid FILE or --val-fraction F");
     if (v->steps && cli_given(args, "epochs"))

@@ -15,7 +15,7 @@ static const cli_option own_options[] = {
     {"file", CLI_TEXT, FIELD(file), "FILE", NULL, 0, 0, true, "Input and output",
      "a model's folder, an adapter's, safetensors, GGUF, a checkpoint, config.json, tokenizer.json; or, with --model, "
      "data"},
-    {"model", CLI_TEXT, FIELD(common.model), "DIR", NULL, 0, 0, false, "Input and output",
+    {"model", CLI_TEXT, FIELD(common.model), "MODEL", NULL, 0, 0, false, "Input and output",
      "the model whose tokenizer and chat template the data is read with: a folder or a GGUF file"},
     {"samples", CLI_SIZE, FIELD(samples), "N", "3", 0, 1e9, false, "What is shown", "samples of data that are shown"},
     {"tokens", CLI_SIZE, FIELD(tokens), "N", "400", 1, 1e9, false, "What is shown", "tokens that are shown of each"},

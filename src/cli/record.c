@@ -47,7 +47,8 @@ static int add_file(cli_record *record, const char *role, const char *path)
     if (!file->name)
         return cli_failed_with("out of memory");
     record->count++;
-    return ql_file_sha256(&file->digest, path, WHOLE_BYTES, &err) ? cli_failed(&err) : CLI_OK;
+    bool weights = strcmp(role, "model") == 0; /* often of many GB, and read page by page as they are needed */
+    return ql_file_sha256(&file->digest, path, weights ? WHOLE_BYTES : 0, &err) ? cli_failed(&err) : CLI_OK;
 }
 
 static int matters(const struct dirent *entry)

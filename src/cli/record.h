@@ -27,8 +27,8 @@ typedef struct cli_changed {
     const char *value; /* NULL: left out */
 } cli_changed;
 
-/* Looks at this moment: reads the program's surroundings. cli_record_add() adds the files of an option: a file, or the
- * .json, .jinja and .safetensors of a folder; of files over 64 MiB only the ends are read. Return the exit status. */
+/* cli_record_open() notes the program and what it runs on, cli_record_add() the files of an option: a file, or the .json,
+ * .jinja and .safetensors of a folder. Of a model's files over 64 MiB only the ends are read. Returns the exit status. */
 void cli_record_open(cli_record *record, const cli_args *args);
 int cli_record_add(cli_record *record, const char *role, const char *path);
 
