@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "base/workers.h"
+#include "lora/dot.h"
 
 enum { TOKENS = 256, ROWS = 64 }; /* taken at a time */
 
@@ -36,21 +37,6 @@ static ql_linear plain(const ql_linear *layer, ql_adapter *adapter)
 
 /* ---- norms ---- */
 
-/* The sum of squares, in one order wherever it is taken. */
-static double square(const float *x, size_t k)
-{
-    double lane[8] = {0}, sum = 0;
-    size_t j = 0;
-    for (; j + 8 <= k; j += 8)
-        for (size_t i = 0; i < 8; i++)
-            lane[i] += (double)x[j + i] * x[j + i];
-    for (; j < k; j++)
-        lane[j % 8] += (double)x[j] * x[j];
-    for (size_t i = 0; i < 8; i++)
-        sum += lane[i];
-    return sum;
-}
-
 typedef struct start_job {
     const ql_linear *layer;
     float *rows; /* [threads][k] */
@@ -64,7 +50,7 @@ static void start_rows(void *ctx, size_t index, size_t worker)
     float *x = job->rows + worker * a->k;
     for (size_t row = index * ROWS; row < smaller(a->n, (index + 1) * ROWS); row++) {
         ql_weight_dequantize(job->layer->base, row, 1, x, a->k);
-        a->base_square[row] = square(x, a->k);
+        a->base_square[row] = ql_dot(x, x, a->k);
         if (job->fresh)
             a->magnitude[row] = (float)sqrt(a->base_square[row]);
     }
@@ -130,7 +116,7 @@ void ql_dora_refresh(const ql_linear *layer, ql_workers *workers)
 
 void ql_dora_scale_row(const ql_adapter *a, size_t row, float *x)
 {
-    float norm = (float)sqrt(square(x, a->k));
+    float norm = (float)sqrt(ql_dot(x, x, a->k));
     if (norm == a->magnitude[row]) /* so fresh adapters change no bit */
         return;
     float gain = norm > 0 ? a->magnitude[row] / norm : 0;

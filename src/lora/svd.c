@@ -11,23 +11,10 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/workers.h"
+#include "lora/dot.h"
 #include "lora/streams.h"
 
 enum { MORE = 10, POWERS = 16, SWEEPS = 40 };
-
-static double dot(const float *x, const float *y, size_t count)
-{
-    double lane[8] = {0}, sum = 0;
-    size_t j = 0;
-    for (; j + 8 <= count; j += 8)
-        for (size_t i = 0; i < 8; i++)
-            lane[i] += (double)x[j + i] * y[j + i];
-    for (; j < count; j++)
-        lane[0] += (double)x[j] * y[j];
-    for (size_t i = 0; i < 8; i++)
-        sum += lane[i];
-    return sum;
-}
 
 static void add_scaled(float *x, double factor, const float *y, size_t count)
 {
@@ -40,11 +27,11 @@ static void orthonormalize(float *x, size_t rows, size_t count)
 {
     for (size_t i = 0; i < rows; i++) {
         float *row = x + i * count;
-        double before = sqrt(dot(row, row, count));
+        double before = sqrt(ql_dot(row, row, count));
         for (int again = 0; again < 2; again++)
             for (size_t j = 0; j < i; j++)
-                add_scaled(row, -dot(row, x + j * count, count), x + j * count, count);
-        double norm = sqrt(dot(row, row, count));
+                add_scaled(row, -ql_dot(row, x + j * count, count), x + j * count, count);
+        double norm = sqrt(ql_dot(row, row, count));
         float inverse = norm > 1e-6 * before ? (float)(1 / norm) : 0;
         for (size_t j = 0; j < count; j++)
             row[j] *= inverse;
@@ -144,7 +131,7 @@ static void solve(const space *a, size_t rank, bool *taken, float *u, float *s, 
 {
     for (size_t i = 0; i < a->l; i++)
         for (size_t j = 0; j < a->l; j++)
-            a->g[i * a->l + j] = dot(a->x + i * a->k, a->x + j * a->k, a->k);
+            a->g[i * a->l + j] = ql_dot(a->x + i * a->k, a->x + j * a->k, a->k);
     diagonalize(a->g, a->t, a->l);
     for (size_t i = 0; i < rank; i++) {
         size_t from = largest(a, taken);

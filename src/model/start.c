@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "base/workers.h"
+#include "lora/dot.h"
 #include "lora/streams.h"
 #include "lora/svd.h"
 #include "quant/weight.h"
@@ -65,10 +66,7 @@ static void rest_row(void *ctx, size_t row, size_t worker)
         x[i] -= minus[i];
     if (j->adapter.r)
         ql_adapter_add_rows(&j->adapter, row, 1, x, k);
-    double sum = 0;
-    for (size_t i = 0; i < k; i++)
-        sum += (double)x[i] * x[i];
-    j->square[row] = sum;
+    j->square[row] = ql_dot(x, x, k);
 }
 
 /* rest = W - Q - s B A, without what is NULL; returns the sum of its squares. */

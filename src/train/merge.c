@@ -140,8 +140,9 @@ static ql_status check_options(const ql_merge_plan *p, const char *model, const 
 {
     const ql_merge_options *o = &p->options;
     if (!o->as_stored && !(ql_code_is_dense(o->type) || (p->to_gguf && ql_merge_encodes(o->type))))
-        return ql_fail(err, QL_ERR_ARG, "%s: a merged %s cannot have this type of weights", output,
-                       p->to_gguf ? "GGUF file" : "Hugging Face folder");
+        return ql_fail(err, QL_ERR_ARG, "%s: a merged %s cannot have this type of weights%s", output,
+                       p->to_gguf ? "GGUF file" : "Hugging Face folder",
+                       p->to_gguf ? "" : "; a GGUF file (a name that ends in .gguf) can");
     if (p->from_gguf && o->quantized)
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a GGUF file is merged into as it is stored", model);
     ql_status status = ql_merge_check_folders(model, output, err);
