@@ -105,7 +105,7 @@ static void rope(const arrays *x)
 static void swiglu(const arrays *x)
 {
     size_t d = x->model->mlp;
-    ql_glu_forward(QL_SWIGLU, x->m, d, x->a, d, x->b, d, x->d, d, NULL);
+    ql_glu_forward(QL_SWIGLU, x->m, d, x->a, d, x->b, d, x->d, d, NULL, NULL);
 }
 
 static void swiglu_backward(const arrays *x)

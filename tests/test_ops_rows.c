@@ -230,6 +230,35 @@ static double glu_value(ql_glu glu, double gate, double up)
     return up * (glu == QL_SWIGLU ? gate / (1 + exp(-gate)) : gate * (1 + tanh(u)) / 2);
 }
 
+/* gate and up go to bf16 after they were used, and come from there before; on any threads. */
+START_TEST(glu_waits_in_bf16)
+{
+    if (!use_tier(_i))
+        return;
+    enum { D = 37, LD = D + GAP, N = (TOKENS - 1) * LD + D };
+    static uint16_t narrow[2][TOKENS * LD];
+    float *gate = random_matrix(TOKENS, D, LD), *up = random_matrix(TOKENS, D, LD);
+    float *act = empty_matrix(TOKENS, D, LD), *again = empty_matrix(TOKENS, D, LD);
+    float *gate2 = random_matrix(TOKENS, D, LD), *up2 = random_matrix(TOKENS, D, LD);
+    ql_workers *workers = make_workers(2, (ql_scratch){0});
+    ql_glu_forward(QL_SWIGLU, TOKENS, D, gate, LD, up, LD, act, LD, &(ql_glu_waiting){narrow[0], narrow[1], false}, NULL);
+    ql_glu_forward(QL_SWIGLU, TOKENS, D, gate2, LD, up2, LD, again, LD, &(ql_glu_waiting){narrow[0], narrow[1], true},
+                   workers);
+    for (size_t i = 0; i < N; i++) {
+        if (i % LD >= D) {
+            ck_assert(narrow[0][i] == 0 && narrow[1][i] == 0 && isnan(gate2[i]) && isnan(up2[i]));
+            continue;
+        }
+        ck_assert_uint_eq(narrow[0][i], ql_f32_to_bf16(gate[i]));
+        ck_assert_uint_eq(narrow[1][i], ql_f32_to_bf16(up[i]));
+        ck_assert(gate2[i] == ql_bf16_to_f32(narrow[0][i]) && up2[i] == ql_bf16_to_f32(narrow[1][i]));
+        assert_near(act[i], (double)gate[i] * up[i] / (1 + exp(-gate[i])), 1e-6, "act(%g)", (double)gate[i]);
+        assert_near(again[i], (double)gate2[i] * up2[i] / (1 + exp(-gate2[i])), 1e-6, "act(%g)", (double)gate2[i]);
+    }
+    ql_workers_destroy(workers);
+}
+END_TEST
+
 START_TEST(glu_matches_double_and_its_differences)
 {
     if (!use_tier(_i % TIERS))
@@ -245,7 +274,7 @@ START_TEST(glu_matches_double_and_its_differences)
             for (size_t i = 0; i < d; i++)
                 gate[t * ld + i] *= t % 2 ? 20 : 4;
         gate[0] = -120; /* exp(120) is beyond fp32 */
-        ql_glu_forward(glu, TOKENS, d, gate, ld, up, ld, act, ld, NULL);
+        ql_glu_forward(glu, TOKENS, d, gate, ld, up, ld, act, ld, NULL, NULL);
         ql_glu_backward(glu, TOKENS, d, gate, ld, up, ld, dact, ld, dgate, ld, dup, ld, NULL);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < d; i++) {
@@ -263,7 +292,7 @@ START_TEST(glu_matches_double_and_its_differences)
         float *act2 = random_matrix(TOKENS, d, ld), *up2 = random_matrix(TOKENS, d, ld);
         memcpy(act2, gate, bytes);
         memcpy(up2, up, bytes);
-        ql_glu_forward(glu, TOKENS, d, act2, ld, up, ld, act2, ld, workers);
+        ql_glu_forward(glu, TOKENS, d, act2, ld, up, ld, act2, ld, NULL, workers);
         ck_assert_mem_eq(act, act2, bytes);
         ql_glu_backward(glu, TOKENS, d, gate, ld, up2, ld, dact, ld, dact, ld, up2, ld, workers);
         ck_assert_mem_eq(dgate, dact, bytes);
@@ -310,6 +339,7 @@ int main(void)
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, exponential_is_within_two_ulp, 0, TIERS);
     tcase_add_loop_test(tests, narrow_rounds_to_nearest_even, 0, TIERS);
+    tcase_add_loop_test(tests, glu_waits_in_bf16, 0, TIERS);
     tcase_add_loop_test(tests, norm_matches_double_and_its_differences, 0, TIERS);
     tcase_add_loop_test(tests, norm_in_place_and_on_any_threads, 0, TIERS);
     tcase_add_test(tests, llama3_frequencies_blend);

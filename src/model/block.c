@@ -156,12 +156,14 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
     turn_heads(call, block->k_norm, c->kv_heads, ql_ldkv(c), saved->k_raw, saved->rstd_k, saved->k);
 }
 
-static void activate(const ql_block_call *call, const ql_saved *saved)
+/* `back`: in the backward pass. */
+static void activate(const ql_block_call *call, const ql_saved *saved, bool back)
 {
     const ql_model_config *c = &call->model->config;
     size_t f = c->intermediate_size, ld = ql_ldgate(c);
+    ql_glu_waiting waiting = {saved->mlp.gate, saved->mlp.up, back};
     ql_glu_forward(c->gelu ? QL_GEGLU : QL_SWIGLU, call->m, f, saved->gate, ld, saved->up, ld, call->pass->act, f,
-                   call->workers);
+                   waiting.gate ? &waiting : NULL, call->workers);
 }
 
 void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
@@ -176,7 +178,7 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
     block_norm(call, block->mlp_norm, saved->mid);
     linear(call, QL_GATE, call->pass->norm, saved, saved->gate);
     linear(call, QL_UP, call->pass->norm, saved, saved->up);
-    activate(call, saved);
+    activate(call, saved, false);
     linear(call, QL_DOWN, call->pass->act, saved, c->out_norms ? saved->mlp_out : out);
     if (c->out_norms)
         out_norm(call, block->mlp_out_norm, saved->mlp_out, out);
@@ -201,7 +203,7 @@ static void mlp_backward(const ql_block_call *call, ql_saved *saved)
     const ql_model_config *c = &call->model->config;
     size_t f = c->intermediate_size, ld = ql_ldgate(c);
     const float *dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
-    activate(call, saved);
+    activate(call, saved, true);
     linear_backward(call, QL_DOWN, pass->act, dout, saved, pass->dact, false);
     float *dgate = saved->gate, *dup = saved->up;
     ql_glu_backward(c->gelu ? QL_GEGLU : QL_SWIGLU, call->m, f, saved->gate, ld, saved->up, ld, pass->dact, f, dgate, ld,

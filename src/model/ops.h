@@ -68,9 +68,15 @@ typedef enum ql_glu {
     QL_GLUS
 } ql_glu;
 
-/* d elements a token. act may be gate or up. */
-void ql_glu_forward(ql_glu glu, size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup,
-                    float *act, size_t ldact, ql_workers *workers);
+/* gate and up as they wait in bf16, rows as far apart as theirs. */
+typedef struct ql_glu_waiting {
+    uint16_t *gate, *up;
+    bool back; /* gate and up are made of these first; else these of them */
+} ql_glu_waiting;
+
+/* d elements a token. act may be gate or up (then nothing waits). A NULL `waiting`: nothing does. */
+void ql_glu_forward(ql_glu glu, size_t m, size_t d, float *gate, size_t ldgate, float *up, size_t ldup, float *act,
+                    size_t ldact, const ql_glu_waiting *waiting, ql_workers *workers);
 
 /* dgate and dup from dact. dgate and dup may each be any of dact, gate and up (not the same one). */
 void ql_glu_backward(ql_glu glu, size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup,

@@ -51,23 +51,21 @@ static void list_others(const ql_pass *pass, ql_arena *arena, ql_saved *s)
     s->up = c->fused ? behind(s->gate, c->intermediate_size) : ql_take(arena, t * c->intermediate_size, float);
 }
 
-enum { MOST_WAITING = 8 };
+enum { MOST_WAITING = 6 };
 
-/* The arrays of a block that wait in bf16, of m tokens; the first is its input. Attention's do not: the gradient of a
- * softmax is a difference of nearly equal numbers, and rounding k alone moved gradients by 9 % of their largest entry
- * where the rest of them moves by half a percent. */
+/* The arrays of a block that wait in bf16, of m tokens, but for gate and up, which their own operation sees to; the first
+ * is its input. Attention's do not: the gradient of a softmax is a difference of nearly equal numbers, and rounding k
+ * alone moved gradients by 9 % of their largest entry where the rest of them moves by half a percent. */
 static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t m, ql_waiting out[MOST_WAITING])
 {
     const ql_model_config *c = &pass->model->config;
-    size_t d = c->hidden_size, f = c->intermediate_size;
+    size_t d = c->hidden_size;
     const struct {
         float *wide;
         size_t width; /* 0: the model has none of its own */
     } all[MOST_WAITING] = {
         {s->x, d},
         {s->mid, d},
-        {s->gate, ql_ldgate(c)},
-        {s->up, c->fused ? 0 : f},
         {s->q_raw, c->qk_norm ? c->heads * c->head_dim : 0},
         {s->k_raw, c->qk_norm ? c->kv_heads * c->head_dim : 0},
         {s->att_out, c->out_norms ? d : 0},
@@ -81,6 +79,16 @@ static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t m, ql_
         at += pass->capacity * all[i].width;
     }
     return count;
+}
+
+static void list_narrow_mlp(const ql_pass *pass, ql_arena *arena, ql_saved *s)
+{
+    const ql_model_config *c = &pass->model->config;
+    s->mlp.gate = ql_take(arena, pass->capacity * ql_ldgate(c), uint16_t);
+    if (!c->fused)
+        s->mlp.up = ql_take(arena, pass->capacity * c->intermediate_size, uint16_t);
+    else if (s->mlp.gate)
+        s->mlp.up = s->mlp.gate + c->intermediate_size;
 }
 
 static size_t waiting_floats(const ql_pass *pass)
@@ -139,6 +147,8 @@ static void list_pass(ql_pass *pass, ql_arena *arena, size_t work)
             s->q_raw = s->q, s->k_raw = s->k;
         if (backward && pass->bf16)
             s->narrow = ql_take(arena, waiting_floats(pass), uint16_t);
+        if (pass->kind == QL_PASS_BACKWARD && pass->bf16)
+            list_narrow_mlp(pass, arena, s);
     }
     list_buffers(pass, arena, work);
 }

@@ -17,6 +17,7 @@ typedef struct ql_saved {
     float *mid;       /* [T][D] after attention */
     float *gate, *up; /* [T][F] */
     float *h[QL_MODULES]; /* [T][r] */
+    ql_glu_waiting mlp;   /* gate and up, which wait beside what `narrow` holds */
     uint16_t *narrow;     /* with bf16 activations: what waits of these until the backward pass, array after array */
 } ql_saved;
 
