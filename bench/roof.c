@@ -34,6 +34,7 @@ static const roof *const roofs[] = {
     &roof_avx512,
     &roof_avx512_bf16,
     &roof_amx,
+    &roof_avx512_int8,
 #endif
 };
 

@@ -129,6 +129,9 @@ QL_API ql_status ql_model_quantize_head(ql_model *model, ql_format format, ql_wo
  * this processor is faster that way (ql_weight_allow_bf16). Off at first. */
 QL_API void ql_model_allow_bf16(ql_model *model, bool allow);
 
+/* The same with 8 bits, for evaluation and generation only (ql_weight_allow_int8). */
+QL_API void ql_model_allow_int8(ql_model *model, bool allow);
+
 /* A model of that shape without any weights, to ask what a real one would take: ql_model_memory(), ql_model_attach(),
  * ql_train_plan(), ql_train_fit() and ql_evaluate_bytes() answer as for a folder of weights that are `stored` so;
  * nothing else may be done with it. */

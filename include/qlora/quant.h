@@ -132,6 +132,12 @@ QL_API const char *ql_weight_kernel(const ql_weight *w); /* the kernel that mult
  * threads use w. */
 QL_API void ql_weight_allow_bf16(ql_weight *w, bool allow);
 
+/* For inference: lets y = x W^T round x to 8 bits with a factor for every 64 of them, and the values of a 4-bit code to
+ * 8 bits (INT4's stay exact), where this processor is faster that way. An element of x may be off by 1/254 of the
+ * largest of its 64, a weight by 1/254 of the largest that its group can have. Takes the place of
+ * ql_weight_allow_bf16(); dx = dy W stays in fp32. Off at first. Not while other threads use w. */
+QL_API void ql_weight_allow_int8(ql_weight *w, bool allow);
+
 QL_API void ql_weight_destroy(ql_weight *w);       /* NULL is fine */
 
 /* dst[rows][k] = rows [row, row + rows) of W in fp32, ld floats apart. */

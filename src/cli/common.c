@@ -31,8 +31,19 @@ const cli_option cli_format_options[] = {
      "the LM head's format: nf4, fp4, int4, int8, f16, bf16, or none (as stored)"},
     {"cache", CLI_TEXT, FIELD(cache), "DIR", NULL, 0, 0, false, "Base weights",
      "keep the quantized weights in a file in this folder, and start from it the next time; it may be removed at any time"},
+    {0},
+};
+
+const cli_option cli_compute_options[] = {
     {"compute", CLI_CHOICE, FIELD(compute), "f32|bf16", "f32", 0, 0, false, "Base weights",
      "bf16: round the inputs of products with quantized weights to bf16 where this processor is faster that way"},
+    {0},
+};
+
+const cli_option cli_inference_options[] = {
+    {"compute", CLI_CHOICE, FIELD(compute), "f32|bf16|int8", "f32", 0, 0, false, "Base weights",
+     "bf16, int8: round the inputs of products with quantized weights to bf16, or to 8 bits with a factor for every 64, "
+     "where this processor is faster that way"},
     {0},
 };
 
@@ -179,7 +190,10 @@ int cli_session_load(cli_session *session)
                                  : "");
     if (ql_model_quantize_head(session->model, session->head_format, session->workers, &err))
         return cli_failed(&err);
-    ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);
+    if (strcmp(session->common->compute, "int8") == 0)
+        ql_model_allow_int8(session->model, true);
+    else
+        ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);
     session->format = ql_model_format(session->model);
     session->load_seconds = cli_now() - start;
     return CLI_OK;

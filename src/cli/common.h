@@ -25,7 +25,9 @@ typedef struct cli_common {
 } cli_common;
 
 extern const cli_option cli_model_options[];  /* --model */
-extern const cli_option cli_format_options[]; /* --format, --head-format, --compute, ... */
+extern const cli_option cli_format_options[]; /* --format, --head-format, ... */
+extern const cli_option cli_compute_options[];   /* --compute; */
+extern const cli_option cli_inference_options[]; /* with what is for inference only */
 extern const cli_option cli_data_options[];   /* --seq-len, --chat-template, --train-on-inputs */
 extern const cli_option cli_run_options[];    /* --threads, --json, --quiet */
 

@@ -88,8 +88,8 @@ static const char *const examples[] = {
     NULL,
 };
 
-static const cli_option *const options[] = {cli_model_options, own_options,     cli_format_options,
-                                            cli_data_options,  cli_run_options, NULL};
+static const cli_option *const options[] = {cli_model_options, own_options, cli_format_options, cli_inference_options,
+                                            cli_data_options, cli_run_options, NULL};
 
 const cli_command cli_eval = {
     .name = "eval",

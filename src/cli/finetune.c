@@ -273,8 +273,9 @@ static const char *const examples[] = {
     NULL,
 };
 
-static const cli_option *const options[] = {cli_model_options,      finetune_file_options, cli_format_options, cli_data_options,
-                                            finetune_train_options, cli_run_options,       NULL};
+static const cli_option *const options[] = {cli_model_options, finetune_file_options, cli_format_options,
+                                            cli_compute_options, cli_data_options, finetune_train_options,
+                                            cli_run_options, NULL};
 
 const cli_command cli_finetune = {
     .name = "finetune",

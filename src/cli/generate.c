@@ -215,7 +215,8 @@ static const char *const examples[] = {
     NULL,
 };
 
-static const cli_option *const options[] = {cli_model_options, own_options, cli_format_options, cli_run_options, NULL};
+static const cli_option *const options[] = {cli_model_options, own_options, cli_format_options, cli_inference_options,
+                                            cli_run_options, NULL};
 
 const cli_command cli_generate = {
     .name = "generate",

@@ -218,8 +218,8 @@ static const char *const examples[] = {
     NULL,
 };
 
-static const cli_option *const options[] = {cli_model_options, own_options,     cli_format_options,
-                                            cli_data_options,  cli_run_options, NULL};
+static const cli_option *const options[] = {cli_model_options, own_options, cli_format_options, cli_compute_options,
+                                            cli_data_options, cli_run_options, NULL};
 
 const cli_command cli_merge = {
     .name = "merge",

@@ -214,8 +214,8 @@ static const cli_option time_options[] = {
 };
 
 static const cli_option *const plan_options[] = {cli_model_options, finetune_file_options, cli_format_options,
-                                                 cli_data_options,  finetune_train_options, cli_run_options,
-                                                 time_options,      NULL};
+                                                 cli_compute_options, cli_data_options, finetune_train_options,
+                                                 cli_run_options, time_options, NULL};
 
 static const char *const examples[] = {
     "qlora plan --model Qwen2.5-0.5B --batch-size 8 --seq-len 1024",

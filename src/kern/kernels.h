@@ -6,6 +6,7 @@
 
 extern const ql_matmul_kernel ql_matmul_scalar, ql_matmul_portable;
 extern const ql_matmul_kernel ql_matmul_avx2, ql_matmul_avx512, ql_matmul_avx512_bf16, ql_matmul_amx; /* x86-64 */
+extern const ql_matmul_kernel ql_matmul_avx512_int8;
 extern const ql_matmul_kernel ql_matmul_neon; /* aarch64 */
 extern const ql_matmul_kernel ql_matmul_amx_emulated; /* for tests only: in no list */
 

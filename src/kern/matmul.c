@@ -10,17 +10,19 @@ const ql_matmul_kernel *const ql_matmul_kernels[] = {
     &ql_matmul_avx512,
     &ql_matmul_avx512_bf16,
     &ql_matmul_amx,
+    &ql_matmul_avx512_int8,
 #elif defined __aarch64__
     &ql_matmul_neon,
 #endif
 };
 const size_t ql_matmul_kernel_count = sizeof ql_matmul_kernels / sizeof *ql_matmul_kernels;
 
-const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, bool bf16)
+const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, unsigned allowed)
 {
     for (size_t i = ql_matmul_kernel_count; i-- > 1;) {
         const ql_matmul_kernel *kernel = ql_matmul_kernels[i];
-        if ((kernel->cpu & ~features) || !kernel->accepts(w) || (kernel->bf16_inputs && !bf16))
+        if ((kernel->cpu & ~features) || !kernel->accepts(w) || (kernel->bf16_inputs && !(allowed & QL_ROUND_BF16)) ||
+            (kernel->int8_inputs && !(allowed & QL_ROUND_INT8)))
             continue;
         if (!kernel->pays || kernel->pays())
             return kernel;

@@ -44,6 +44,9 @@ typedef struct ql_plan {
     size_t scratch;
 } ql_plan;
 
+/* What a product may round before it multiplies: bits. */
+enum { QL_ROUND_BF16 = 1, QL_ROUND_INT8 = 2 };
+
 typedef struct ql_matmul_kernel {
     const char *name;
     uint32_t cpu; /* QL_CPU_ bits, all of which it needs */
@@ -55,6 +58,7 @@ typedef struct ql_matmul_kernel {
      * kernel that cannot promise that plans the same rectangles for any number of threads. */
     void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
     bool bf16_inputs;   /* rounds x and W to bf16; sums stay fp32 */
+    bool int8_inputs;   /* rounds x to bytes with a factor for every 64, and a 4-bit code's values to bytes */
     bool (*pays)(void); /* whether this processor is fast at it, by a short timing; NULL: it is */
     bool blas; /* calls OpenBLAS, which the caller holds to one thread */
 } ql_matmul_kernel;
@@ -62,8 +66,8 @@ typedef struct ql_matmul_kernel {
 extern const ql_matmul_kernel *const ql_matmul_kernels[];
 extern const size_t ql_matmul_kernel_count;
 
-/* The last of the list that accepts w, needs no more than `features`, pays, and rounds nothing to bf16
- * unless `bf16` allows it. Never NULL: the scalar reference takes everything. */
-const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, bool bf16);
+/* The last of the list that accepts w, needs no more than `features`, pays, and rounds nothing
+ * in a way that is not allowed. Never NULL: the scalar reference takes everything. */
+const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, unsigned allowed);
 
 #endif

@@ -210,14 +210,24 @@ void ql_model_destroy(ql_model *model)
     free(model);
 }
 
-void ql_model_allow_bf16(ql_model *model, bool allow)
+static void allow_rounding(ql_model *model, bool allow, void (*of_weight)(ql_weight *w, bool allow))
 {
     model->bf16 = allow;
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++)
         if (model->blocks[i / QL_MODULES].weight[i % QL_MODULES])
-            ql_weight_allow_bf16(model->blocks[i / QL_MODULES].weight[i % QL_MODULES], allow);
-    ql_weight_allow_bf16(model->embed, allow);
-    ql_weight_allow_bf16(model->head, allow);
+            of_weight(model->blocks[i / QL_MODULES].weight[i % QL_MODULES], allow);
+    of_weight(model->embed, allow);
+    of_weight(model->head, allow);
+}
+
+void ql_model_allow_bf16(ql_model *model, bool allow)
+{
+    allow_rounding(model, allow, ql_weight_allow_bf16);
+}
+
+void ql_model_allow_int8(ql_model *model, bool allow)
+{
+    allow_rounding(model, allow, ql_weight_allow_int8);
 }
 
 const ql_model_config *ql_model_shape(const ql_model *model)

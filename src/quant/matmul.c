@@ -111,5 +111,10 @@ const char *ql_weight_kernel(const ql_weight *w)
 
 void ql_weight_allow_bf16(ql_weight *w, bool allow)
 {
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), allow);
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), allow ? QL_ROUND_BF16 : 0);
+}
+
+void ql_weight_allow_int8(ql_weight *w, bool allow)
+{
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), allow ? QL_ROUND_INT8 : 0);
 }

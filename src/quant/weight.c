@@ -34,7 +34,7 @@ ql_status ql_weight_create(ql_weight **out, ql_format format, uint32_t nested_bl
     ql_wview_carve(&w->view, &real, &code_bytes, format, nested_block, n, k);
     w->memory = real.base;
     w->bytes = real.used;
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), 0);
     *out = w;
     return QL_OK;
 }
@@ -67,7 +67,7 @@ ql_status ql_weight_from_packed(ql_weight **out, const ql_packing *p, const char
     ql_wview_carve(&w->view, &real, &code_bytes, format, p->nested_block, p->n, p->k);
     w->view.nested_offset = p->nested_offset;
     w->bytes = bytes;
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), 0);
     *out = w;
     return QL_OK;
 }
@@ -85,7 +85,7 @@ ql_status ql_weight_plan(ql_weight **out, ql_format format, const char *name, si
     size_t code_bytes;
     ql_wview_carve(&w->view, &plan, &code_bytes, format, QL_BNB_NESTED_BLOCK, n, k);
     w->bytes = plan.used;
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), 0);
     *out = w;
     return QL_OK;
 }
@@ -106,7 +106,7 @@ ql_status ql_weight_borrow(ql_weight **out, const void *src, ql_dtype type, size
     if (!w)
         return ql_fail(err, QL_ERR_MEMORY, "a borrowed weight: out of memory");
     w->view = (ql_wview){.format = format, .n = n, .k = k, .codes = src, .row_bytes = k * ql_dtype_size(type)};
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), 0);
     *out = w;
     return QL_OK;
 }
@@ -140,7 +140,7 @@ ql_status ql_weight_from_blocks(ql_weight **out, ql_code code, const char *name,
         return ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", name);
     w->view = view;
     w->view.codes = blocks;
-    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), false);
+    w->kernel = ql_matmul_select(&w->view, ql_cpu_features(), 0);
     *out = w;
     return QL_OK;
 }

@@ -1,0 +1,68 @@
+/* Activations as signed bytes with a factor for every 64, weights as unsigned ones. Only for files compiled for AVX-512
+ * with VNNI. */
+#ifndef QL_SRC_KERN_INT8_AVX512_H
+#define QL_SRC_KERN_INT8_AVX512_H
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The weights' bytes stand for 128 more than they mean: sums start at -128 times the sum of x. */
+enum { INT8_ZERO = 128 };
+
+/* 64 numbers of x, of which `count` exist, as round(x / factor), the largest magnitude as 127. */
+static inline __m512i quantize64(const float *x, size_t count, float *factor)
+{
+    __m512 v[4], most = _mm512_setzero_ps();
+    for (size_t i = 0; i < 4; i++) {
+        size_t left = count > 16 * i ? count - 16 * i : 0;
+        v[i] = _mm512_maskz_loadu_ps(left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff, x + 16 * i);
+        most = _mm512_max_ps(most, _mm512_abs_ps(v[i]));
+    }
+    float largest = _mm512_reduce_max_ps(most);
+    __m512 by = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);
+    __m128i bytes[4];
+    for (size_t i = 0; i < 4; i++)
+        bytes[i] = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], by)));
+    *factor = largest / 127;
+    return _mm512_loadu_si512(bytes);
+}
+
+/* What sums of every lane's four products start from. */
+static inline __m512i int8_starts(__m512i x)
+{
+    __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), x);
+    return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sums, 7));
+}
+
+/* The table in bytes, in every quarter, and in *step what a unit of them means: 1 for a table of small integers, which
+ * stays exact; otherwise the largest magnitude becomes 127. */
+static inline __m512i int8_table(const float *table, float *step)
+{
+    bool whole = true;
+    float largest = 0;
+    uint8_t bytes[16];
+    for (int i = 0; i < 16; i++) {
+        largest = fmaxf(largest, fabsf(table[i]));
+        whole = whole && table[i] == rintf(table[i]);
+    }
+    *step = (whole && largest <= 127) || largest == 0 ? 1 : largest / 127;
+    for (int i = 0; i < 16; i++)
+        bytes[i] = (uint8_t)((int)rintf(table[i] / *step) + INT8_ZERO);
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)bytes));
+}
+
+/* The bytes of the nibbles from bit `shift` (0 or 4) on. */
+static inline __m512i int8_of_nibbles(__m512i codes, unsigned shift, __m512i table)
+{
+    return _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi32(codes, shift), _mm512_set1_epi8(15)));
+}
+
+static inline __m512i int8_of_bytes(__m512i codes)
+{
+    return _mm512_xor_si512(codes, _mm512_set1_epi8((char)INT8_ZERO));
+}
+
+#endif
