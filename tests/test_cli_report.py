@@ -114,6 +114,9 @@ class Reports(Case):
         page = self.page(self.log("gaps.jsonl", *({"event": "step", "step": n, "loss": None if n == 3 else n}
                                                   for n in range(1, 6))))
         self.assertEqual(page.series("Loss, nats a token", "each step")["y"], [1, 2, None, 4, 5])
+        page = self.page(self.log("twice.jsonl", *({"event": "step", "step": n, "loss": loss} for n, loss in
+                                                   ((1, 1), (2, 9), (3, 9), (2, 2), (3, 3)))))
+        self.assertEqual(page.series("Loss, nats a token", "each step")["y"], [1, 2, 3])
         page = self.page(self.log("long.jsonl", *({"event": "step", "step": n, "loss": 1 + n % 2, "tokens": 10,
                                                    "seconds": 2} for n in range(1, 5001))))
         loss = page.series("Loss, nats a token", "each step")
