@@ -146,6 +146,10 @@ static void inspect_gguf(ql_inspection *in)
     if (!open_tensors(in, in->path))
         return;
     const ql_gguf *gguf = ql_tensors_gguf(in->tensors);
+    if (!gguf) {
+        ql_inspect_find(in, true, "%s: a safetensors file, whatever its name says", in->path);
+        return;
+    }
     bool adapter = ql_gguf_get_string(gguf, "general.type", &text, &length, NULL) == QL_OK && length == 7 &&
                    memcmp(text, "adapter", 7) == 0;
     if (adapter)

@@ -336,6 +336,23 @@ def containers():
     put("gguf", "a-string-beyond-the-file", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("a") + struct.pack("<IQ", STRING, 1 << 63))
 
 
+def inspections():
+    rng = random.Random(6)
+    s = Shape("llama", inter=8, vocab=4)
+    stored = s.stored("F16", rng)
+    header, data = safetensors(stored, {"format": "pt", "words": "w" * 200 + "\u001b[31m"})
+    put("inspect", "a-file", b"s\n" + whole((header, data)))
+    put("inspect", "a-gguf-file", b"g\n" + gguf_model(s, "F16", rng))
+    put("inspect", "a-gguf-file-that-is-none", b"g\n" + whole((b"{}", b"")))
+    del stored["model.layers.0.mlp.up_proj.weight"]
+    put("inspect", "a-model", "m\n" + json.dumps(s.config()), header, data[:-2] + b"\x00\x7c")
+    put("inspect", "a-model-that-lacks-a-tensor", "m\n" + json.dumps(s.config()), *safetensors(stored))
+    pair = {"base_model.model.x.lora_A.weight": ("F16", [2, 3], None), "base_model.model.x.lora_B.weight": ("F16", [3, 1], None)}
+    put("inspect", "an-adapter", "a\n" + json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["x"]}), *safetensors(pair))
+    put("inspect", "a-tokenizer", "t\n" + json.dumps(sentencepiece()))
+    put("inspect", "an-index", "j\n" + json.dumps({"weight_map": {"a": "b.safetensors"}}))
+
+
 def json_texts():
     put("json", "object", {"i": 1, "r": 1.5, "t": "text", "b": True, "n": None, "a": [{"x": 2}, 3], "o": {"k": 1}})
     put("json", "lines", '{"a": 1}\n\n{"b": [2]}\r\n"word"\n')
@@ -534,3 +551,4 @@ if __name__ == "__main__":
     architectures()
     settings()
     runlogs()
+    inspections()
