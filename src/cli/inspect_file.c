@@ -37,6 +37,19 @@ static totals add_up(const ql_tensors *tensors)
     return t;
 }
 
+/* Words of a file, which may hold anything. */
+static void put_padded(const char *text, size_t width)
+{
+    size_t length = strlen(text);
+    inspect_put(text, length);
+    printf("%*s", length < width ? (int)(width - length) : 1, "");
+}
+
+static bool is_whole(double x)
+{
+    return x > -1e15 && x < 1e15 && x == (double)(int64_t)x;
+}
+
 static void put_facts(const char *title, const ql_facts *facts)
 {
     if (facts->count && title)
@@ -44,10 +57,11 @@ static void put_facts(const char *title, const ql_facts *facts)
     for (size_t i = 0; i < facts->count; i++) {
         const ql_fact *fact = &facts->at[i];
         cli_text number;
-        printf("%s%-*s  ", title ? "  " : "", title ? 34 : 20, fact->name);
+        fputs(title ? "  " : "", stdout);
+        put_padded(fact->name, title ? 36 : 22);
         if (fact->text)
             inspect_put(fact->text, strlen(fact->text));
-        else if (fact->number == (double)(size_t)fact->number && fact->number >= 0 && fact->number < 1e15 && !title)
+        else if (!title && is_whole(fact->number) && fact->number >= 0)
             fputs(cli_count((size_t)fact->number, number), stdout);
         else
             printf("%.10g", fact->number);
@@ -71,7 +85,8 @@ static void put_tensors(const ql_tensors *tensors, size_t most)
     for (size_t i = 0; i < count && i < most; i++) {
         const ql_tensor *t = ql_tensors_at(tensors, i);
         cli_text bytes;
-        printf("  %-6s ", t->dtype_name);
+        printf("  ");
+        put_padded(t->dtype_name, 7);
         put_shape(t);
         printf(" %10s  ", cli_bytes(t->bytes, bytes));
         inspect_put(t->name, strlen(t->name));
@@ -92,9 +107,11 @@ static void put_all(const inspect_values *v, const ql_inspection *in)
     if (!tensors)
         return;
     put_tensors(tensors, v->tensors);
-    for (size_t i = 0; i < t.types; i++)
-        printf("%-20s  %zu tensors, %s numbers, %s\n", t.type[i].name, t.type[i].tensors,
-               cli_count((size_t)t.type[i].elements, elements), cli_bytes(t.type[i].bytes, bytes));
+    for (size_t i = 0; i < t.types; i++) {
+        put_padded(t.type[i].name, 22);
+        printf("%zu tensors, %s numbers, %s\n", t.type[i].tensors, cli_count((size_t)t.type[i].elements, elements),
+               cli_bytes(t.type[i].bytes, bytes));
+    }
     printf("%-20s  %zu tensors, %s numbers, %s\n", "in all", t.tensors, cli_count((size_t)t.elements, elements),
            cli_bytes(t.bytes, bytes));
 }
@@ -115,7 +132,7 @@ static void json_facts(ql_json *json, const char *key, const ql_facts *facts)
         const ql_fact *fact = &facts->at[i];
         if (fact->text)
             ql_json_string(json, fact->name, fact->text);
-        else if (fact->number == (double)(int64_t)fact->number)
+        else if (is_whole(fact->number))
             ql_json_integer(json, fact->name, (int64_t)fact->number);
         else
             ql_json_number(json, fact->name, fact->number);
