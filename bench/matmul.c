@@ -25,7 +25,7 @@ static const char help[] =
     "  --tier LIST      kernels by name (default: all but scalar; --list names them)\n"
     "  --shape LIST     NxK, or a model: llama-3.2-1b, qwen2.5-0.5b, tinyllama-1.1b, or issue\n"
     "                   (default: 2048x2048)\n"
-    "  --m LIST         tokens (default: 1,16,128,512)\n"
+    "  --m LIST         tokens (default: 1,16,128,512,2048)\n"
     "  --threads LIST   (default: 1)\n"
     "  --cold           weights from memory: several copies in turn, more than a cache holds\n"
     "  --runs N         runs of each; median and quartiles are shown (default: 9)\n"
@@ -185,8 +185,8 @@ static void defaults(options *o)
         o->formats[o->format_count++] = "nf4";
     if (!o->shape_count)
         o->shapes[o->shape_count++] = (shape){2048, 2048};
-    static const size_t m[] = {1, 16, 128, 512};
-    for (size_t i = 0; i < 4 && (!o->m_count || i); i++)
+    static const size_t m[] = {1, 16, 128, 512, 2048};
+    for (size_t i = 0; i < 5 && (!o->m_count || i); i++)
         if (o->m_count == i)
             o->m[o->m_count++] = m[i];
     if (!o->thread_count)

@@ -7,10 +7,12 @@
 #include "base/cpu.h"
 #include "kern/amx_tiles.h"
 #include "kern/decode.h"
+#include "kern/few.h"
 #include "kern/fill_amx.h"
 #include "kern/gemv.h"
 #include "kern/kernels.h"
 #include "kern/turn_avx512.h"
+#include "kern/ways.h"
 
 #ifndef QL_AMX_EMULATED
 enum { DEPTH = 512 /* terms of W that stay in the first-level cache */, MOST_ROWS = 1024, MOST_COLS = 1024 };
@@ -56,10 +58,13 @@ static size_t sums_across(size_t inputs, size_t cols)
     return pieces(inputs > panel_terms(inputs) ? cols : least(cols, WRITTEN), BLOCK);
 }
 
-static ql_plan plan(const ql_product *p, size_t threads)
+static size_t tiles_packed(const ql_product *p)
 {
-    if (ql_gemv_fits(p))
-        return ql_gemv_plan(p, threads);
+    return packed_rows(p->m) * ql_amx_steps(ql_product_inputs(p)) * STEP * sizeof(uint16_t);
+}
+
+static ql_plan tiles_plan(const ql_product *p, size_t threads)
+{
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p), terms = panel_terms(inputs);
     size_t most = least(MOST_ROWS, PANEL_OF_X / terms / BLOCK * BLOCK), down = pieces(p->m, most);
     /* As many rectangles for every thread, as wide as may be: each reads its panels of x once. */
@@ -70,11 +75,9 @@ static ql_plan plan(const ql_product *p, size_t threads)
     while (plan.rows > 2 * BLOCK && pieces(p->m, plan.rows) * pieces(outputs, plan.cols) < threads)
         plan.rows = pieces(plan.rows / 2, BLOCK) * BLOCK;
     plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, terms);
-    plan.packed = packed_rows(p->m) * ql_amx_steps(inputs) * STEP * sizeof(uint16_t);
+    plan.packed = tiles_packed(p);
     plan.scratch = QL_AMX_OUTPUTS * terms * sizeof(uint16_t) +
                    pieces(least(p->m, most), BLOCK) * sums_across(inputs, plan.cols) * SUMS * sizeof(float);
-    if (plan.packed < ql_gemv_packed(p))
-        plan.packed = ql_gemv_packed(p);
     return plan;
 }
 
@@ -111,12 +114,8 @@ static void pack_block(const float *x, size_t ldx, size_t rows, size_t depth, bo
             pack_tile(x + r * ldx + at, ldx, least(LANES, rows - r), least(STEP, depth - at), transposed, out);
 }
 
-static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+static void tiles_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    if (ql_gemv_fits(p)) {
-        ql_gemv_avx512_pack(p, plan, index, packed);
-        return;
-    }
     size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), panels = pieces(inputs, terms);
     size_t row = index / panels * plan.rows, from = index % panels * terms;
     size_t rows = least(plan.rows, p->m - row), depth = least(terms, inputs - from);
@@ -290,12 +289,8 @@ static void write_rows(const ql_product *p, ql_tile t, const float *sums)
     }
 }
 
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+static void tiles_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    if (ql_gemv_fits(p)) {
-        ql_gemv_avx512_tile(p, t, packed, scratch);
-        return;
-    }
     size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), across = pieces(t.rows, BLOCK) * SUMS;
     size_t kept = inputs > terms ? t.cols : WRITTEN;
     uint16_t *panel = scratch;
@@ -316,6 +311,40 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
         }
     }
     tiles_end();
+}
+
+/* A few tokens would leave most of a tile empty. */
+static bool few_fits(const ql_product *p)
+{
+    return p->m <= QL_GEMV_TOKENS && ql_few_fits(p);
+}
+
+static bool all_fit(const ql_product *p)
+{
+    (void)p;
+    return true;
+}
+
+static const ql_way ways[] = {
+    {few_fits, ql_few_packed, ql_few_plan, ql_few_avx512_pack, ql_few_avx512_tile},
+    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_pack, ql_gemv_avx512_tile},
+    {all_fit, tiles_packed, tiles_plan, tiles_pack, tiles_tile},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+static ql_plan plan(const ql_product *p, size_t threads)
+{
+    return ql_ways_plan(ways, WAYS, p, threads);
+}
+
+static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    ql_way_of(ways, p)->pack(p, plan, index, packed);
+}
+
+static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    ql_way_of(ways, p)->tile(p, t, packed, scratch);
 }
 
 #ifndef QL_AMX_EMULATED
