@@ -35,8 +35,9 @@ const cli_option cli_format_options[] = {
 };
 
 const cli_option cli_compute_options[] = {
-    {"compute", CLI_CHOICE, FIELD(compute), "f32|bf16", "f32", 0, 0, false, "Base weights",
-     "bf16: round the inputs of products with quantized weights to bf16 where this processor is faster that way"},
+    {"compute", CLI_CHOICE, FIELD(compute), "auto|f32|bf16", "auto", 0, 0, false, "Base weights",
+     "bf16: round the inputs of products with quantized weights, and of attention, to bf16 where this processor is "
+     "faster that way; auto: bf16 on processors with AMX, which are several times faster with it, otherwise f32"},
     {0},
 };
 
@@ -175,6 +176,12 @@ int cli_session_open(cli_session *session, const cli_args *args)
     return status;
 }
 
+bool cli_bf16(const cli_common *common)
+{
+    bool tiles = strstr(ql_cpu_describe(), "amx-bf16") != NULL;
+    return strcmp(common->compute, "bf16") == 0 || (tiles && strcmp(common->compute, "auto") == 0);
+}
+
 int cli_session_load(cli_session *session)
 {
     ql_error err = {0};
@@ -193,7 +200,7 @@ int cli_session_load(cli_session *session)
     if (strcmp(session->common->compute, "int8") == 0)
         ql_model_allow_int8(session->model, true);
     else
-        ql_model_allow_bf16(session->model, strcmp(session->common->compute, "bf16") == 0);
+        ql_model_allow_bf16(session->model, cli_bf16(session->common));
     session->format = ql_model_format(session->model);
     session->load_seconds = cli_now() - start;
     return CLI_OK;

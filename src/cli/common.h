@@ -31,6 +31,9 @@ extern const cli_option cli_inference_options[]; /* with what is for inference o
 extern const cli_option cli_data_options[];   /* --seq-len, --chat-template, --train-on-inputs */
 extern const cli_option cli_run_options[];    /* --threads, --json, --quiet */
 
+/* Whether --compute lets products round to bf16 on this processor. */
+bool cli_bf16(const cli_common *common);
+
 /* A model and what belongs to it. Zeroed is empty; cli_session_close() takes any state. */
 typedef struct cli_session {
     const cli_args *args;

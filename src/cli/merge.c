@@ -98,7 +98,7 @@ static int measure(merge_run *r, ql_eval_report *report, const char *dir, ql_for
     if (!status)
         status = ql_model_quantize_head(model, r->session.head_format, r->session.workers, &err);
     if (!status)
-        ql_model_allow_bf16(model, strcmp(r->session.common->compute, "bf16") == 0);
+        ql_model_allow_bf16(model, cli_bf16(r->session.common));
     if (!status && adapter)
         status = ql_adapter_load(model, adapter, false, &err);
     if (!status)

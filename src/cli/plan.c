@@ -77,7 +77,7 @@ static ql_status build(finetune *f, outlook *o, ql_error *err)
     if (status)
         return status;
     f->session.format = ql_model_format(o->model);
-    ql_model_allow_bf16(o->model, strcmp(f->v->common.compute, "bf16") == 0);
+    ql_model_allow_bf16(o->model, cli_bf16(&f->v->common));
     o->base = ql_train_model_bytes(o->model, o->data);
     const char *adapter = f->v->common.adapter;
     status = adapter ? ql_adapter_load(o->model, adapter, true, err) : ql_model_attach(o->model, &f->lora, err);
