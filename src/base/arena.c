@@ -26,9 +26,10 @@ static void *take_memory(size_t bytes)
     enum { HUGE_PAGE = 2 << 20 };
     if (bytes < HUGE_PAGE)
         return aligned_alloc(QL_ALIGN, bytes);
-    void *p = aligned_alloc(HUGE_PAGE, bytes);
-    if (p)
-        madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    void *p; /* aligned_alloc would ask for whole multiples of the alignment */
+    if (posix_memalign(&p, HUGE_PAGE, bytes) != 0)
+        return NULL;
+    madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     return p;
 }
 
