@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/half.h"
 #include "model/model.h"
 #include "qlora/adapter.h"
 #include "qlora/train.h"
@@ -78,18 +77,16 @@ static ql_status against_original(ql_adapters **out, const ql_model *model, ql_e
     for (size_t i = 0; i < set->layers; i++)
         shapes[i] =
             (ql_adapter_shape){set->layer[i].k, set->layer[i].n, 2 * set->layer[i].r, set->layer[i].scaling, false};
-    ql_status status = ql_adapters_create(out, shapes, set->layers, true, err);
+    ql_status status = ql_adapters_create(out, shapes, set->layers, false, err);
     for (size_t i = 0; i < set->layers && !status; i++) {
         const ql_adapter *from = &set->layer[i], *to = &(*out)->layer[i];
         const uint16_t *a0 = model->start + from->offset, *b0 = a0 + from->r * from->k;
-        for (size_t j = 0; j < from->r * from->k; j++) {
-            to->master_a[j] = ql_f16_to_f32(from->a[j]);
-            to->master_a[from->r * from->k + j] = ql_f16_to_f32(a0[j]);
-        }
+        memcpy(to->a, from->a, from->r * from->k * sizeof *to->a);
+        memcpy(to->a + from->r * from->k, a0, from->r * from->k * sizeof *to->a);
         for (size_t j = 0; j < from->n * from->r; j++) {
-            float *pair = to->master_b + j / from->r * to->r + j % from->r;
-            pair[0] = ql_f16_to_f32(from->b[j]);
-            pair[from->r] = -ql_f16_to_f32(b0[j]);
+            uint16_t *pair = to->b + j / from->r * to->r + j % from->r;
+            pair[0] = from->b[j];
+            pair[from->r] = b0[j] ^ 0x8000; /* the sign of an FP16 number */
         }
     }
     free(shapes);
