@@ -1,7 +1,7 @@
 /* AMX, bf16: x and decoded weights rounded to bf16, sums in fp32. Forward, rows of W are tiles as they lie and the
- * result comes out turned; transposed, x is. A panel of W (64 outputs x 1024 terms) is decoded into the second-level
- * cache, where a panel of x waits. Of it 32 outputs x DEPTH terms at a time stay in the first-level cache beside the
- * sums of a set of blocks, while x streams by. Sums wait in scratch between panels of W. */
+ * result comes out turned; transposed, x is. A panel of W (64 outputs x 2048 terms) is decoded into the second-level
+ * cache, where a panel of x waits. Of it 32 outputs x DEPTH terms at a time stay in the first-level cache, while x
+ * streams by. Sums wait in scratch between panels of W. */
 #include <immintrin.h>
 
 #include "base/cpu.h"
@@ -16,10 +16,9 @@
 
 #ifndef QL_AMX_EMULATED
 enum { DEPTH = 512 /* terms of W that stay in the first-level cache */, MOST_ROWS = 1024, MOST_COLS = 1024 };
-enum { MOST_TERMS = QL_AMX_TERMS, WRITTEN = 256 /* outputs at a time, in long rows */ };
-enum { PANEL_OF_X = 1 << 19 /* bf16: half of a second-level cache of 2 MB */ };
+enum { MOST_TERMS = QL_AMX_TERMS, PANEL_OF_X = 3 << 18 /* bf16: most of a second-level cache of 2 MB */ };
 #else /* small, so that small products have several of everything */
-enum { DEPTH = 64, MOST_ROWS = 64, MOST_COLS = 128, MOST_TERMS = 128, WRITTEN = 64, PANEL_OF_X = 48 * 128 };
+enum { DEPTH = 64, MOST_ROWS = 64, MOST_COLS = 128, MOST_TERMS = 128, PANEL_OF_X = 48 * 128 };
 #endif
 enum { BLOCK = 32, LANES = 16, STEP = 32, TILE = 512 /* bf16 */, SUMS = 4 * LANES * LANES /* of a block */ };
 
@@ -52,10 +51,10 @@ static size_t panel_terms(size_t inputs)
     return pieces(pieces(inputs, panels ? panels : 1), QL_BLOCK) * QL_BLOCK;
 }
 
-/* Blocks of sums side by side: all where they wait for another panel, otherwise as many as are written at a time. */
+/* Blocks of sums side by side: all where they wait for another panel, otherwise a panel's. */
 static size_t sums_across(size_t inputs, size_t cols)
 {
-    return pieces(inputs > panel_terms(inputs) ? cols : least(cols, WRITTEN), BLOCK);
+    return pieces(inputs > panel_terms(inputs) ? cols : QL_AMX_OUTPUTS, BLOCK);
 }
 
 static size_t tiles_packed(const ql_product *p)
@@ -292,7 +291,6 @@ static void write_rows(const ql_product *p, ql_tile t, const float *sums)
 static void tiles_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
     size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), across = pieces(t.rows, BLOCK) * SUMS;
-    size_t kept = inputs > terms ? t.cols : WRITTEN;
     uint16_t *panel = scratch;
     float *sums = (float *)(void *)(panel + QL_AMX_OUTPUTS * terms);
     const uint16_t *x = (const uint16_t *)packed + t.row * ql_amx_steps(inputs) * STEP;
@@ -300,14 +298,12 @@ static void tiles_tile(const ql_product *p, ql_tile t, const void *packed, void 
     for (size_t from = 0; from < inputs; from += terms, x += packed_rows(t.rows) * terms) {
         size_t depth = least(terms, inputs - from);
         for (size_t c = 0; c < t.cols; c += QL_AMX_OUTPUTS) {
-            size_t cols = least(QL_AMX_OUTPUTS, t.cols - c), end = c + cols;
+            size_t cols = least(QL_AMX_OUTPUTS, t.cols - c);
+            float *out = sums + (inputs > terms ? c / BLOCK * across : 0);
             ql_fill_amx(p, t.col + c, cols, from, depth, panel);
-            multiply_panel(p, t.rows, x, panel, cols, ql_amx_steps(depth), from > 0, sums + c % kept / BLOCK * across);
-            if (from + depth == inputs && (end == t.cols || end % WRITTEN == 0)) {
-                size_t start = c / WRITTEN * WRITTEN;
-                write_rows(p, (ql_tile){t.row, t.rows, t.col + start, end - start},
-                           sums + start % kept / BLOCK * across);
-            }
+            multiply_panel(p, t.rows, x, panel, cols, ql_amx_steps(depth), from > 0, out);
+            if (from + depth == inputs)
+                write_rows(p, (ql_tile){t.row, t.rows, t.col + c, cols}, out);
         }
     }
     tiles_end();
