@@ -60,6 +60,9 @@ bool ql_module_present(const ql_model_config *config, ql_module module);
 
 const char *ql_module_path(ql_module module); /* "self_attn" or "mlp" */
 
+/* QL_ERR_ARG when a set takes a fused layer apart. */
+ql_status ql_modules_check(const ql_model_config *config, unsigned modules, ql_error *err);
+
 /* Floats from token to token of q, of k and v, and of gate and up. */
 size_t ql_ldq(const ql_model_config *config);
 size_t ql_ldkv(const ql_model_config *config);
