@@ -2,13 +2,11 @@
 
 #include <immintrin.h>
 
-#include "kern/table_avx2.h"
-
 /* A row of W is one stream of 64-column blocks, prefetched AHEAD bytes before they are needed. */
 enum { AT_ONCE = 4, LANES = 8, AHEAD = 16384 };
 
-/* Puts x in the order in which a block's codes come out, and zeros where W is padded: nibble s of the
- * block's 32-bit word l is column 4 l + s / 2 + 32 (s % 2). */
+/* Puts x in the order in which a block's values come out, and zeros where W is padded: vector q of a half has columns
+ * 4 q to 4 q + 3 and those 16 further on. */
 void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token, void *out_bytes)
 {
     float *packed = out_bytes;
@@ -24,7 +22,7 @@ void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token, void *ou
     for (size_t at = 0; at < end; at += QL_BLOCK)
         for (size_t s = 0; s < 8; s++)
             for (size_t l = 0; l < LANES; l++) {
-                size_t col = at + l * 4 + s / 2 + s % 2 * 32;
+                size_t col = at + s / 4 * 32 + l / 4 * 16 + s % 4 * 4 + l % 4;
                 out[at + s * LANES + l] = col < k ? x[col] : 0;
             }
 }
@@ -32,44 +30,73 @@ void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token, void *ou
 /* out[i] = the scales of groups [g, g + count) of the row-major array. */
 static void decode_scales(const ql_wview *w, size_t g, size_t count, float *out)
 {
-    for (size_t i = 0, run; i < count; i += run) {
+    size_t i = 0;
+    while (w->format.scale == QL_SCALE_DQ && i + LANES <= count) {
         size_t block = (g + i) / QL_DQ_GROUPS, left = QL_DQ_GROUPS - (g + i) % QL_DQ_GROUPS;
-        run = left < LANES ? left : LANES;
-        if (w->format.scale != QL_SCALE_DQ || count - i < run) {
-            run = run < count - i ? run : count - i;
-            ql_decode_scales(w, g + i, run, out + i);
-            continue;
+        size_t end = i + (left < count - i ? left : count - i);
+        const uint8_t *codes = (const uint8_t *)w->scales + g;
+        const __m256 step = _mm256_cvtph_ps(_mm_set1_epi16((short)w->steps[block]));
+        const __m256 offset = _mm256_cvtph_ps(_mm_set1_epi16((short)w->offsets[block]));
+        for (; i + LANES <= end; i += LANES) {
+            __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + i)));
+            _mm256_storeu_ps(out + i, _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), step, offset));
         }
-        uint64_t codes = 0;
-        memcpy(&codes, (const uint8_t *)w->scales + g + i, run);
-        __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)codes)));
-        __m256 step = _mm256_cvtph_ps(_mm_set1_epi16((short)w->steps[block]));
-        __m256 offset = _mm256_cvtph_ps(_mm_set1_epi16((short)w->offsets[block]));
-        float decoded[LANES];
-        _mm256_storeu_ps(decoded, _mm256_fmadd_ps(value, step, offset));
-        memcpy(out + i, decoded, run * sizeof *out);
+        ql_decode_scales(w, g + i, end - i, out + i);
+        i = end;
     }
+    ql_decode_scales(w, g + i, count - i, out + i);
 }
 
-static inline __attribute__((always_inline)) void block_4bit(__m256 sums[AT_ONCE], size_t tokens, table16 table,
+/* A table's values as four planes, one for each of their bytes, in both halves of a register. */
+typedef struct planes {
+    __m256i byte[4];
+} planes;
+
+static planes load_planes(const float *table)
+{
+    const __m128i by_byte = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m128i row[4];
+    for (size_t i = 0; i < 4; i++)
+        row[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(table + 4 * i)), by_byte);
+    __m128i a = _mm_unpacklo_epi32(row[0], row[1]), b = _mm_unpacklo_epi32(row[2], row[3]);
+    __m128i c = _mm_unpackhi_epi32(row[0], row[1]), d = _mm_unpackhi_epi32(row[2], row[3]);
+    return (planes){{_mm256_broadcastsi128_si256(_mm_unpacklo_epi64(a, b)),
+                     _mm256_broadcastsi128_si256(_mm_unpackhi_epi64(a, b)),
+                     _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(c, d)),
+                     _mm256_broadcastsi128_si256(_mm_unpackhi_epi64(c, d))}};
+}
+
+/* The values of 32 codes, each in a byte. */
+static inline void look_up_32(planes p, __m256i codes, __m256 values[4])
+{
+    __m256i b0 = _mm256_shuffle_epi8(p.byte[0], codes), b1 = _mm256_shuffle_epi8(p.byte[1], codes);
+    __m256i b2 = _mm256_shuffle_epi8(p.byte[2], codes), b3 = _mm256_shuffle_epi8(p.byte[3], codes);
+    __m256i low0 = _mm256_unpacklo_epi8(b0, b1), low1 = _mm256_unpackhi_epi8(b0, b1);
+    __m256i high0 = _mm256_unpacklo_epi8(b2, b3), high1 = _mm256_unpackhi_epi8(b2, b3);
+    values[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low0, high0));
+    values[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low0, high0));
+    values[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low1, high1));
+    values[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low1, high1));
+}
+
+static inline __attribute__((always_inline)) void block_4bit(__m256 sums[AT_ONCE], size_t tokens, planes table,
                                                              const void *codes, const float *x, size_t ldx,
                                                              const float scales[2])
 {
-    __m256i code = _mm256_loadu_si256(codes);
-    __m256 part[2][AT_ONCE];
-#pragma GCC unroll 8
-    for (int n = 0; n < 8; n++) {
-        __m256 value = look_up(table, _mm256_srli_epi32(code, 4 * n));
+    const __m256i code = _mm256_loadu_si256(codes), nibble = _mm256_set1_epi8(15);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        __m256 value[4], scale = _mm256_broadcast_ss(scales + half);
+        look_up_32(table, _mm256_and_si256(half ? _mm256_srli_epi16(code, 4) : code, nibble), value);
 #pragma GCC unroll 4
         for (size_t t = 0; t < tokens; t++) {
-            __m256 xs = _mm256_load_ps(x + t * ldx + n * LANES);
-            part[n % 2][t] = n < 2 ? _mm256_mul_ps(value, xs) : _mm256_fmadd_ps(value, xs, part[n % 2][t]);
+            const float *xs = x + t * ldx + half * 32;
+            __m256 part = _mm256_mul_ps(value[0], _mm256_load_ps(xs));
+#pragma GCC unroll 3
+            for (size_t i = 1; i < 4; i++)
+                part = _mm256_fmadd_ps(value[i], _mm256_load_ps(xs + i * LANES), part);
+            sums[t] = _mm256_fmadd_ps(part, scale, sums[t]);
         }
-    }
-#pragma GCC unroll 4
-    for (size_t t = 0; t < tokens; t++) {
-        sums[t] = _mm256_fmadd_ps(part[0][t], _mm256_broadcast_ss(scales), sums[t]);
-        sums[t] = _mm256_fmadd_ps(part[1][t], _mm256_broadcast_ss(scales + 1), sums[t]);
     }
 }
 
@@ -119,7 +146,9 @@ static inline __attribute__((always_inline)) void one_row(const ql_product *p, s
     const ql_wview *w = p->w;
     const char *line = (const char *)w->codes + row * w->row_bytes;
     const unsigned shift = bits <= 8 ? (unsigned)__builtin_ctz(w->format.group) : 0;
-    const table16 table = load_table(w->table);
+    planes table = {0};
+    if (bits == 4)
+        table = load_planes(w->table);
     size_t ldx = ql_gemv_padded(w);
     const float *x = packed + token * ldx;
     char tail[QL_BLOCK * sizeof(float)] = {0};
