@@ -211,6 +211,42 @@ START_TEST(threads_do_not_change_a_bit)
 }
 END_TEST
 
+/* x in bf16 counts as its values in fp32, to the bit, and nothing past its rows is read. */
+START_TEST(narrow_x_gives_the_bits_of_wide_x)
+{
+    const ql_matmul_kernel *kernel = kernel_at(_i);
+    static const size_t tokens[] = {1, 7, 16, 45};
+    ql_rng rng = {.seed = 12};
+    weight_case c;
+    weight_case_make(&c, ql_format_default(), 70, 172, false, false, &rng);
+    for (size_t i = 0; i < 8 && runnable(kernel); i++) {
+        run r;
+        run_make(&r, &c, i & 1, tokens[i / 2], false, false, false, &rng);
+        ql_product *p = &r.product, narrow;
+        size_t count = span(p->m, ql_product_inputs(p), p->ldx), ys = span(p->m, ql_product_outputs(p), p->ldy);
+        guarded x = guarded_new(count * sizeof(uint16_t), false);
+        for (size_t j = 0; j < count; j++) {
+            uint16_t half = ql_f32_to_bf16(p->x[j]);
+            memcpy(x.data + 2 * j, &half, sizeof half);
+            ((float *)(void *)r.x.data)[j] = ql_bf16_to_f32(half);
+        }
+        multiply(kernel, p, 1);
+        float *wide = malloc(ys * sizeof(float));
+        memcpy(wide, p->y, ys * sizeof(float));
+        memcpy(p->y, r.before, ys * sizeof(float));
+        narrow = *p;
+        narrow.x = NULL;
+        narrow.narrow = (const uint16_t *)(void *)x.data;
+        multiply(kernel, &narrow, 2);
+        ck_assert_msg(memcmp(wide, p->y, ys * sizeof(float)) == 0, "%s: %zu tokens", kernel->name, p->m);
+        free(wide);
+        guarded_free(&x);
+        run_free(&r);
+    }
+    weight_case_free(&c);
+}
+END_TEST
+
 /* Scratch is reserved once, for the most tokens. */
 START_TEST(scratch_is_enough_for_fewer_tokens)
 {
@@ -282,6 +318,7 @@ int main(void)
     tcase_add_loop_test(tcase, kernel_is_right, 0, kernels);
     tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);
     tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
+    tcase_add_loop_test(tcase, narrow_x_gives_the_bits_of_wide_x, 0, kernels);
     tcase_add_loop_test(tcase, scratch_is_enough_for_fewer_tokens, 0, kernels);
     tcase_add_loop_test(tcase, rectangles_begin_at_multiples_of_16, 0, kernels);
     tcase_add_test(tcase, selection_follows_features);

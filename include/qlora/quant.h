@@ -155,6 +155,12 @@ QL_API void ql_matmul(const ql_weight *w, size_t m, const float *x, size_t ldx, 
 QL_API void ql_matmul_t(const ql_weight *w, size_t m, const float *dy, size_t lddy, float *dx, size_t lddx, bool add,
                         ql_workers *workers);
 
+/* The same, forward or transposed, of x or dy in bf16, ldx numbers between rows: bit for bit what their fp32 values
+ * give. Kernels of AMX read it as it is, for others it is widened in the scratch, of which these products need more. */
+QL_API ql_scratch ql_matmul_bf16_scratch(const ql_weight *w, size_t m, size_t threads);
+QL_API void ql_matmul_bf16(const ql_weight *w, bool transposed, size_t m, const uint16_t *x, size_t ldx, float *y,
+                           size_t ldy, bool add, ql_workers *workers);
+
 #ifdef __cplusplus
 }
 #endif

@@ -13,6 +13,7 @@ typedef struct ql_product {
     bool transposed;
     size_t m;
     const float *x;
+    const uint16_t *narrow; /* x in bf16, in place of x, for kernels that read it so; else NULL */
     size_t ldx;
     float *y;
     size_t ldy;
@@ -57,6 +58,7 @@ typedef struct ql_matmul_kernel {
     /* Computes one rectangle. An output's value depends neither on the rectangle nor on its neighbours; a
      * kernel that cannot promise that plans the same rectangles for any number of threads. */
     void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+    bool (*reads_narrow)(const ql_product *p); /* whether this product may have a narrow x; NULL: never */
     bool bf16_inputs;   /* rounds x and W to bf16; sums stay fp32 */
     bool int8_inputs;   /* rounds x to bytes with a factor for every 64, and a 4-bit code's values to bytes */
     bool (*pays)(void); /* whether this processor is fast at it, by a short timing; NULL: it is */

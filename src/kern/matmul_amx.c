@@ -80,37 +80,41 @@ static ql_plan tiles_plan(const ql_product *p, size_t threads)
     return plan;
 }
 
-static inline __m512i load_terms(const float *x, size_t count)
+/* `count` terms of x from number `at` on, at most 32. */
+static inline __m512i load_terms(const ql_product *p, size_t at, size_t count)
 {
     uint32_t bits = count >= STEP ? ~0u : (1u << count) - 1;
-    __m512 first = _mm512_maskz_loadu_ps((__mmask16)bits, x), second = _mm512_maskz_loadu_ps((__mmask16)(bits >> 16), x + LANES);
+    if (p->narrow)
+        return _mm512_maskz_loadu_epi16(bits, p->narrow + at);
+    __m512 first = _mm512_maskz_loadu_ps((__mmask16)bits, p->x + at);
+    __m512 second = _mm512_maskz_loadu_ps((__mmask16)(bits >> 16), p->x + at + LANES);
     return (__m512i)_mm512_cvtne2ps_pbh(second, first);
 }
 
-/* One tile: up to 16 tokens x 32 terms of x; forward as pairs of terms side by side. */
-static inline void pack_tile(const float *x, size_t ldx, size_t rows, size_t terms, bool transposed, uint16_t *tile)
+/* One tile: up to 16 tokens x 32 terms from number `at` on; forward as pairs of terms side by side. */
+static inline void pack_tile(const ql_product *p, size_t at, size_t rows, size_t terms, uint16_t *tile)
 {
     __m512i line[LANES];
     if (rows == LANES) {
 #pragma GCC unroll 16
         for (size_t r = 0; r < LANES; r++)
-            line[r] = load_terms(x + r * ldx, terms);
+            line[r] = load_terms(p, at + r * p->ldx, terms);
     } else {
         for (size_t r = 0; r < LANES; r++)
-            line[r] = r < rows ? load_terms(x + r * ldx, terms) : _mm512_setzero_si512();
+            line[r] = r < rows ? load_terms(p, at + r * p->ldx, terms) : _mm512_setzero_si512();
     }
-    if (!transposed)
+    if (!p->transposed)
         turn16(line);
 #pragma GCC unroll 16
     for (size_t r = 0; r < LANES; r++)
         _mm512_store_si512(tile + r * STEP, line[r]);
 }
 
-static void pack_block(const float *x, size_t ldx, size_t rows, size_t depth, bool transposed, uint16_t *out)
+static void pack_block(const ql_product *p, size_t row, size_t rows, size_t from, size_t depth, uint16_t *out)
 {
     for (size_t at = 0; at < depth; at += STEP)
         for (size_t r = 0; r < rows; r += LANES, out += TILE)
-            pack_tile(x + r * ldx + at, ldx, least(LANES, rows - r), least(STEP, depth - at), transposed, out);
+            pack_tile(p, (row + r) * p->ldx + from + at, least(LANES, rows - r), least(STEP, depth - at), out);
 }
 
 static void tiles_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
@@ -119,10 +123,9 @@ static void tiles_pack(const ql_product *p, ql_plan plan, size_t index, void *pa
     size_t row = index / panels * plan.rows, from = index % panels * terms;
     size_t rows = least(plan.rows, p->m - row), depth = least(terms, inputs - from);
     uint16_t *out = (uint16_t *)packed + (row * ql_amx_steps(inputs) + packed_rows(rows) * (from / STEP)) * STEP;
-    const float *x = p->x + row * p->ldx + from;
     for (size_t r = 0; r < rows; r += BLOCK) {
         size_t some = least(BLOCK, rows - r);
-        pack_block(x + r * p->ldx, p->ldx, some, depth, p->transposed, out);
+        pack_block(p, row + r, some, from, depth, out);
         out += packed_rows(some) * ql_amx_steps(depth) * STEP;
     }
 }
@@ -333,6 +336,11 @@ static ql_plan plan(const ql_product *p, size_t threads)
     return ql_ways_plan(ways, WAYS, p, threads);
 }
 
+static bool reads_narrow(const ql_product *p)
+{
+    return ql_way_of(ways, p)->pack == tiles_pack;
+}
+
 static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
     ql_way_of(ways, p)->pack(p, plan, index, packed);
@@ -356,4 +364,5 @@ const ql_matmul_kernel ql_matmul_amx_emulated = {
     .plan = plan,
     .pack = pack,
     .tile = tile,
+    .reads_narrow = reads_narrow,
     .bf16_inputs = true};

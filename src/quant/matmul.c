@@ -43,10 +43,55 @@ static void compute_tile(void *ctx, size_t index, size_t worker)
         j->then.run(j->then.self, t);
 }
 
+/* ---- x in bf16, for kernels that do not read it so: widened beside what they pack ---- */
+
+enum { WIDE_ROWS = 16 };
+
+static size_t wide_offset(ql_plan plan)
+{
+    return (plan.packed + QL_ALIGN - 1) / QL_ALIGN * QL_ALIGN;
+}
+
+typedef struct widening {
+    const ql_product *p;
+    float *wide;
+} widening;
+
+static void widen_rows(void *ctx, size_t index, size_t worker)
+{
+    const widening *wider = ctx;
+    const ql_product *p = wider->p;
+    size_t inputs = ql_product_inputs(p), end = (index + 1) * WIDE_ROWS < p->m ? (index + 1) * WIDE_ROWS : p->m;
+    (void)worker;
+    for (size_t row = index * WIDE_ROWS; row < end; row++)
+        for (size_t i = 0; i < inputs; i++)
+            wider->wide[row * inputs + i] = ql_bf16_to_f32(p->narrow[row * p->ldx + i]);
+}
+
+static bool reads_narrow(const ql_matmul_kernel *kernel, const ql_product *p)
+{
+    return kernel->reads_narrow && kernel->reads_narrow(p);
+}
+
+static ql_product widened(const ql_matmul_kernel *kernel, const ql_product *p, ql_workers *workers)
+{
+    ql_product wide = *p;
+    if (!p->narrow || reads_narrow(kernel, p) || !p->m)
+        return wide;
+    ql_plan plan = kernel->plan(p, ql_workers_count(workers));
+    widening wider = {p, (float *)(void *)((char *)ql_shared_scratch(workers) + wide_offset(plan))};
+    ql_parallel(workers, pieces(p->m, WIDE_ROWS), widen_rows, &wider);
+    wide.narrow = NULL;
+    wide.x = wider.wide;
+    wide.ldx = ql_product_inputs(p);
+    return wide;
+}
+
 ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
 {
     ql_plan plan = kernel->plan(p, threads);
-    return (ql_scratch){.shared = plan.packed, .worker = plan.scratch};
+    size_t wide = p->narrow ? wide_offset(plan) - plan.packed + p->m * ql_product_inputs(p) * sizeof(float) : 0;
+    return (ql_scratch){.shared = plan.packed + wide, .worker = plan.scratch};
 }
 
 static void run(const ql_matmul_kernel *kernel, const ql_product *p, ql_then then, ql_workers *workers)
@@ -73,7 +118,8 @@ static void run(const ql_matmul_kernel *kernel, const ql_product *p, ql_then the
 
 void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_workers *workers)
 {
-    run(kernel, p, (ql_then){0}, workers);
+    ql_product wide = widened(kernel, p, workers);
+    run(kernel, &wide, (ql_then){0}, workers);
 }
 
 void ql_matmul_then(const ql_weight *w, bool transposed, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
@@ -101,6 +147,22 @@ void ql_matmul_t(const ql_weight *w, size_t m, const float *dy, size_t lddy, flo
                  ql_workers *workers)
 {
     ql_product p = {.w = &w->view, .transposed = true, .m = m, .x = dy, .ldx = lddy, .y = dx, .ldy = lddx, .add = add};
+    ql_product_run(w->kernel, &p, workers);
+}
+
+ql_scratch ql_matmul_bf16_scratch(const ql_weight *w, size_t m, size_t threads)
+{
+    static const uint16_t some;
+    ql_product forward = {.w = &w->view, .m = m, .narrow = &some}, backward = forward;
+    backward.transposed = true;
+    return ql_scratch_max(ql_product_scratch(w->kernel, &forward, threads),
+                          ql_product_scratch(w->kernel, &backward, threads));
+}
+
+void ql_matmul_bf16(const ql_weight *w, bool transposed, size_t m, const uint16_t *x, size_t ldx, float *y, size_t ldy,
+                    bool add, ql_workers *workers)
+{
+    ql_product p = {.w = &w->view, .transposed = transposed, .m = m, .narrow = x, .ldx = ldx, .y = y, .ldy = ldy, .add = add};
     ql_product_run(w->kernel, &p, workers);
 }
 

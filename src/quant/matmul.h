@@ -4,7 +4,7 @@
 
 #include "kern/matmul.h"
 
-/* Scratch that ql_product_run() needs. Reads only w, transposed and m of p. */
+/* Scratch that ql_product_run() needs. Reads only w, transposed and m of p, and whether x is narrow. */
 ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads);
 
 void ql_product_run(const ql_matmul_kernel *kernel, const ql_product *p, ql_workers *workers);
