@@ -84,7 +84,8 @@ ql_status ql_adamw_init(ql_adamw *out, size_t count, const ql_adamw_options *opt
     ql_status status = check(options, err);
     if (status)
         return status;
-    ql_arena real = {.base = ql_alloc(ql_adamw_bytes(options->kind, count))};
+    size_t bytes = ql_adamw_bytes(options->kind, count);
+    ql_arena real = {.base = bytes < SIZE_MAX / 4 ? ql_alloc(bytes) : NULL};
     if (!real.base)
         return ql_fail(err, QL_ERR_MEMORY, "AdamW: moments of %zu parameters are not to be had", count);
     *out = (ql_adamw){.options = *options, .count = count, .memory = real.base};
