@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "qlora/io.h"
 
+enum { MOST_STEPS = 100000 }; /* of a regular expression over a name: each is asked about every layer */
+
 /* ---- what cannot be honoured ---- */
 
 /* Options that must be absent, null, false or empty. */
@@ -151,7 +153,13 @@ static ql_status matches(const ql_peft_config *config, const char *key, const ch
         return ql_fail(err, QL_ERR_FORMAT, "%s: %s: \"%.200s\" is not a regular expression that is understood",
                        config->path, key, pattern);
     pcre2_match_data *data = pcre2_match_data_create_from_pattern(code, NULL);
-    int rc = data ? pcre2_match(code, (PCRE2_SPTR)text, strlen(text), 0, 0, data, NULL) : PCRE2_ERROR_NOMEMORY;
+    pcre2_match_context *limits = pcre2_match_context_create(NULL);
+    int rc = PCRE2_ERROR_NOMEMORY;
+    if (data && limits) {
+        pcre2_set_match_limit(limits, MOST_STEPS);
+        rc = pcre2_match(code, (PCRE2_SPTR)text, strlen(text), 0, 0, data, limits);
+    }
+    pcre2_match_context_free(limits);
     pcre2_match_data_free(data);
     pcre2_code_free(code);
     if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
