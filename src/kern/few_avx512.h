@@ -1,39 +1,40 @@
-/* The kernel of few.h for AVX-512. What a word of codes gives and what one step does with it and a word of x are
- * constants where it is inlined. Only for files compiled for AVX-512. */
+/* The kernel of few.h for AVX-512. A file defines few_value(), the values of 16 rows that a word of theirs stands for from
+ * a bit on, and few_step(), what one step does with a sum, a word of x and those, and then includes this once. Only for
+ * files compiled for AVX-512. */
 #ifndef QL_SRC_KERN_FEW_AVX512_H
 #define QL_SRC_KERN_FEW_AVX512_H
 
 #include "kern/few.h"
-#include "kern/micro_avx512.h"
 #include "kern/scales_avx512.h"
 #include "kern/turn_avx512.h"
 
 /* A chunk is 64 bytes of every row; half of a 64-block may have a scale of its own. */
 enum { LANES = 16, WORDS = 16, HALF = 32, CHUNK = 2 * QL_BLOCK, MOST_SETS = QL_FEW_WIDTH / LANES };
 
-/* The values of 16 rows that bits [shift, ...) of a word of theirs stand for. */
-typedef __m512 value_avx512(__m512i word, unsigned shift, __m512 table);
-
 /* How codes of `bits` become terms: a word has `terms` for half a block. With `integers`, sums of a block are integers;
  * its x ends with three words a token: what they start from, for each half, and what they are multiplied with. */
 typedef struct few_way {
-    value_avx512 *value;
-    step_avx512 *step;
     size_t bits, terms;
     bool integers;
 } few_way;
 
 #define INLINE static inline __attribute__((always_inline))
+/* Sums must stay in registers; each compiler has its own word for that. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* out[j] = word j, `at` bytes on, of rows 0..15, for the words of the mask; others are 0 and not read. */
 INLINE void turn_rows(const char *const rows[LANES], size_t at, __mmask16 words, __m512i out[WORDS])
 {
     __m512i line[LANES];
-#pragma GCC unroll 16
+    UNROLL
     for (size_t r = 0; r < LANES; r++)
         line[r] = _mm512_maskz_loadu_epi32(words, rows[r] + at);
     turn16(line);
-#pragma GCC unroll 16
+    UNROLL
     for (size_t j = 0; j < WORDS; j++)
         out[j] = line[j];
 }
@@ -71,11 +72,11 @@ typedef struct few_part {
 
 INLINE void begin_part(few_way way, few_part *part, size_t sets, size_t tokens, size_t chains, const float *from)
 {
-#pragma GCC unroll 2
+    UNROLL
     for (size_t c = 0; c < chains; c++)
-#pragma GCC unroll 16
+        UNROLL
         for (size_t t = 0; t < tokens; t++)
-#pragma GCC unroll 2
+            UNROLL
             for (size_t i = 0; i < sets; i++)
                 part->sums[c][i][t] = way.integers && c == 0 ? _mm512_set1_ps(from[t]) : _mm512_setzero_ps();
 }
@@ -84,10 +85,10 @@ INLINE void begin_part(few_way way, few_part *part, size_t sets, size_t tokens, 
 INLINE void end_part(few_way way, const few_part *part, const row_set *s, size_t sets, size_t tokens, size_t chains,
                      size_t group, const float *factors, __m512 *sums)
 {
-#pragma GCC unroll 2
+    UNROLL
     for (size_t i = 0; i < sets; i++) {
         __m512 scale = _mm512_load_ps(s[i].scales[group % LANES]);
-#pragma GCC unroll 16
+        UNROLL
         for (size_t t = 0; t < tokens; t++) {
             __m512 first = part->sums[0][i][t], all = first, by = scale;
             if (way.integers) {
@@ -110,18 +111,18 @@ INLINE void half_block(few_way way, few_part *part, const row_set *s, size_t set
                        size_t first, unsigned bit, __m512 table, const float *x)
 {
     for (size_t j = first; j < first + 8; j++)
-#pragma GCC unroll 4
+        UNROLL
         for (unsigned b = 0; b < way.terms; b++, x += tokens) {
             __m512 value[MOST_SETS];
-#pragma GCC unroll 2
+            UNROLL
             for (size_t i = 0; i < sets; i++)
-                value[i] = way.value(s[i].words[j], 8 * b + bit, table);
-#pragma GCC unroll 16
+                value[i] = few_value(way.bits, s[i].words[j], 8 * b + bit, table);
+            UNROLL
             for (size_t t = 0; t < tokens; t++) {
                 __m512 one = _mm512_set1_ps(x[t]);
-#pragma GCC unroll 2
+                UNROLL
                 for (size_t i = 0; i < sets; i++)
-                    part->sums[b % chains][i][t] = way.step(part->sums[b % chains][i][t], one, value[i]);
+                    part->sums[b % chains][i][t] = few_step(part->sums[b % chains][i][t], one, value[i]);
             }
         }
 }
@@ -271,5 +272,6 @@ static inline void turn_x(const ql_product *p, size_t col, __m512i turned[WORDS]
         turned[i] = _mm512_maskz_mov_epi32((__mmask16)((1u << p->m) - 1), turned[i]);
 }
 
+#undef UNROLL
 #undef INLINE
 #endif

@@ -1,17 +1,21 @@
-#include "kern/few_avx512.h"
+#include <stddef.h>
+
 #include "kern/pairs_avx512.h"
 
-static inline __m512 step_pairs(__m512 sum, __m512 x, __m512 w)
+static inline __m512 few_step(__m512 sum, __m512 x, __m512 w)
 {
     return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
 }
 
 /* Two values a word, of the nibbles in its halves' low bits after the shift: columns 0 and 2, or 1 and 3, of four.
  * vpermw looks at five bits, so the table stands there twice. */
-static inline __m512 value_pairs(__m512i word, unsigned shift, __m512 table)
+static inline __m512 few_value(size_t bits, __m512i word, unsigned shift, __m512 table)
 {
+    (void)bits;
     return (__m512)_mm512_permutexvar_epi16(_mm512_srli_epi16(word, shift), (__m512i)table);
 }
+
+#include "kern/few_avx512.h"
 
 /* Packs chunk `index` of x: for every four columns their pairs (0, 2) and (1, 3), each [token]. */
 void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index, void *out_bytes)
@@ -32,6 +36,6 @@ void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index, vo
 void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
     (void)scratch;
-    const few_way pairs = {value_pairs, step_pairs, 4, 2, false};
+    const few_way pairs = {4, 2, false};
     few_avx512(pairs, p, t, (__m512)table_bf16(p->w->table), packed);
 }

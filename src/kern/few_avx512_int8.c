@@ -1,21 +1,16 @@
-#include "kern/few_avx512.h"
 #include "kern/int8_avx512.h"
 
-static inline __m512 step_int8(__m512 sum, __m512 x, __m512 w)
+static inline __m512 few_step(__m512 sum, __m512 x, __m512 w)
 {
     return (__m512)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 }
 
-static inline __m512 value_nibbles(__m512i word, unsigned shift, __m512 table)
+static inline __m512 few_value(size_t bits, __m512i word, unsigned shift, __m512 table)
 {
-    return (__m512)int8_of_nibbles(word, shift, (__m512i)table);
+    return (__m512)(bits == 4 ? int8_of_nibbles(word, shift, (__m512i)table) : int8_of_bytes(word));
 }
 
-static inline __m512 value_bytes(__m512i word, unsigned shift, __m512 table)
-{
-    (void)shift, (void)table;
-    return (__m512)int8_of_bytes(word);
-}
+#include "kern/few_avx512.h"
 
 enum { BLOCK_WORDS = 2 * 8 + 3 };
 
@@ -74,7 +69,7 @@ void ql_few_int8_pack(const ql_product *p, ql_plan plan, size_t index, void *pac
 
 void ql_few_int8_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    const few_way four = {value_nibbles, step_int8, 4, 1, true}, eight = {value_bytes, step_int8, 8, 1, true};
+    const few_way four = {4, 1, true}, eight = {8, 1, true};
     float step;
     (void)scratch;
     if (p->w->table)
