@@ -35,7 +35,7 @@ static const char help[] =
     "  --compute NAME   f32, bf16 (default: f32)\n"
     "  --optim NAME     adamw, adamw8bit (default: adamw)\n"
     "  --activations N  how they wait for the backward pass: f32, bf16 (default: bf16)\n"
-    "  --recompute      keep only the inputs of the blocks\n"
+    "  --recompute[=N]  keep only the inputs of N blocks (alone: of all but the last)\n"
     "  --threads N      (default: 1 a CPU)\n"
     "  --runs N         steps timed, after one that is not (default: 5)\n"
     "  --json           one JSON object instead of words\n"
@@ -74,7 +74,7 @@ static step_options parse(int argc, char **argv)
 {
     static const struct option known[] = {{"shape", 1, 0, 's'},   {"seq", 1, 0, 't'},       {"batch", 1, 0, 'b'},
                                           {"rank", 1, 0, 'r'},    {"format", 1, 0, 'f'},    {"compute", 1, 0, 'c'},
-                                          {"threads", 1, 0, 'n'}, {"recompute", 0, 0, 'R'}, {"runs", 1, 0, 'N'},
+                                          {"threads", 1, 0, 'n'}, {"recompute", 2, 0, 'R'}, {"runs", 1, 0, 'N'},
                                           {"optim", 1, 0, 'o'},   {"json", 0, 0, 'j'},      {"help", 0, 0, 'h'},
                                           {"activations", 1, 0, 'a'}, {"head-format", 1, 0, 'H'}, {0}};
     ql_error err = {0};
@@ -92,7 +92,7 @@ static step_options parse(int argc, char **argv)
         case 'a': o.bf16_activations = is_bf16(optarg); break;
         case 'n': o.threads = number(optarg, 1024); break;
         case 'o': must(ql_optim_parse(&o.optim, optarg, &err), &err); break;
-        case 'R': o.recompute = true; break;
+        case 'R': o.recompute = optarg ? number(optarg, 1 << 20) : SIZE_MAX; break;
         case 'N': o.runs = number(optarg, MOST_RUNS); break;
         case 'j': o.json = true; break;
         case 'h': fputs(help, stdout); exit(0);
@@ -103,6 +103,8 @@ static step_options parse(int argc, char **argv)
         stop("an argument is not an option; see --help");
     if (!step_shape(&o.config, o.shape))
         stop("unknown shape; see --help");
+    if (o.recompute >= o.config.layers)
+        o.recompute = o.config.layers - 1;
     if (o.seq > o.config.max_positions) /* random weights do not mind */
         o.config.max_positions = o.seq;
     return o;
@@ -226,7 +228,7 @@ static void measure(step_result *r, const step_options *o, ql_model *model, cons
     ql_trainer *trainer;
     ql_train_options train = ql_train_options_defaults();
     train.batch_size = o->batch;
-    train.recompute = o->recompute;
+    train.recompute_blocks = o->recompute;
     train.optim = o->optim;
     train.bf16_activations = o->bf16_activations;
     must(ql_trainer_create(&trainer, model, data, &train, workers, &err), &err);

@@ -9,9 +9,9 @@ typedef struct step_options {
     const char *shape;
     ql_model_config config;
     const char *format, *head_format;
-    size_t seq, batch, rank, threads, runs;
+    size_t seq, batch, rank, threads, runs, recompute; /* blocks that are computed again */
     ql_optim optim;
-    bool bf16, bf16_activations, recompute, json;
+    bool bf16, bf16_activations, json;
 } step_options;
 
 /* The configuration of a named shape; false when there is none of the name. */

@@ -17,12 +17,14 @@ static double beyond(const step_result *r)
 
 void step_print(const step_options *o, const step_result *r)
 {
+    char again[48] = "";
     step_count count = step_operations(o);
+    if (o->recompute)
+        snprintf(again, sizeof again, ", recomputing %zu blocks", o->recompute);
     const double m = (double)(o->seq * o->batch), giga = 1e-9, mega = 1e-6;
     printf("%s, %zu x %zu tokens, rank %zu, %s, head %s, compute %s, %s%s%s, %zu threads, kernel %s\n", o->shape,
            o->batch, o->seq, o->rank, o->format, o->head_format, o->bf16 ? "bf16" : "f32", ql_optim_name(o->optim),
-           o->bf16_activations ? ", activations bf16" : "",
-           o->recompute ? ", recomputing" : "", r->threads, r->kernel);
+           o->bf16_activations ? ", activations bf16" : "", again, r->threads, r->kernel);
     printf("  %.1f tokens/s: %.3f s a step (middle half %.3f to %.3f), median of %zu\n", m / r->seconds, r->seconds,
            r->low, r->high, o->runs);
     printf("  %.1f GFLOP/s, %.1f %% of %.1f (%s, the same threads in the same run)\n", count.wanted / r->seconds * giga,
@@ -51,12 +53,12 @@ void step_print_json(const step_options *o, const step_result *r)
 {
     step_count count = step_operations(o);
     printf("{\"shape\":\"%s\",\"seq\":%zu,\"batch\":%zu,\"rank\":%zu,\"format\":\"%s\",\"head_format\":\"%s\","
-           "\"compute\":\"%s\",\"optim\":\"%s\",\"activations\":\"%s\",\"recompute\":%s,\"threads\":%zu,\"kernel\":\"%s\","
+           "\"compute\":\"%s\",\"optim\":\"%s\",\"activations\":\"%s\",\"recompute\":%zu,\"threads\":%zu,\"kernel\":\"%s\","
            "\"processor\":\"%s\",\"tokens_per_second\":%.2f,"
            "\"seconds\":%.5f,\"low_s\":%.5f,\"high_s\":%.5f,\"runs\":%zu,\"operations\":%.0f,\"gflops\":%.2f,"
            "\"roof\":\"%s\",\"roof_gflops\":%.2f,\"share\":%.4f,\"parts\":{",
            o->shape, o->seq, o->batch, o->rank, o->format, o->head_format, o->bf16 ? "bf16" : "f32",
-           ql_optim_name(o->optim), o->bf16_activations ? "bf16" : "f32", o->recompute ? "true" : "false", r->threads,
+           ql_optim_name(o->optim), o->bf16_activations ? "bf16" : "f32", o->recompute, r->threads,
            r->kernel, ql_cpu_describe(), (double)(o->seq * o->batch) / r->seconds, r->seconds, r->low,
            r->high, o->runs, count.wanted, count.wanted / r->seconds * 1e-9, r->roof_name, r->roof * 1e-9, r->share);
     for (int part = 0; part < QL_PARTS; part++)

@@ -53,7 +53,7 @@ static double adapter_products(const ql_model_config *c, double m, double rank)
 step_count step_operations(const step_options *o)
 {
     const ql_model_config *c = &o->config;
-    double m = (double)(o->seq * o->batch), layers = (double)c->layers, again = o->recompute ? layers - 1 : 0;
+    double m = (double)(o->seq * o->batch), layers = (double)c->layers, again = (double)o->recompute;
     double hidden = (double)c->hidden_size, rank = (double)o->rank;
     double linear = linear_layers(c, m), adapters = adapter_products(c, m, rank);
     double unneeded = 2 * m * hidden * (double)((c->heads + 2 * c->kv_heads) * c->head_dim); /* below the first block */

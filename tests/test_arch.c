@@ -268,7 +268,7 @@ static void check_gradients(const arch_case *c, double tolerance)
 }
 
 /* bf16: activations that wait are rounded, by 2^-9 of themselves at most. */
-static void check_training(const arch_case *c, ql_pass_kind kind, bool bf16)
+static void check_training(const arch_case *c, ql_pass_kind kind)
 {
     size_t m = c->count - 1, start[2] = {0, m};
     uint32_t position[64];
@@ -281,15 +281,15 @@ static void check_training(const arch_case *c, ql_pass_kind kind, bool bf16)
                       .start = start};
     ql_pass pass = {0};
     ql_loss_sum loss;
-    ck_assert_ok(ql_pass_init(&pass, c->model, m, m, kind, bf16, c->workers, &err), &err);
+    ck_assert_ok(ql_pass_init(&pass, c->model, m, m, kind, c->workers, &err), &err);
     ql_adapters_zero_grad(c->model->adapters, c->workers);
     ck_assert_ok(ql_pass_run(&pass, &batch, 1.0f / (float)m, NULL, losses, &loss, c->workers, &err), &err);
     for (size_t i = 0; i < m; i++)
         worst = fmax(worst, fabs((double)losses[i] - number(wanted, i)));
     printf("losses: off by %.2g at most\n", worst);
     ck_assert_double_lt(worst, 1e-4);
-    if (kind != QL_PASS_FORWARD)
-        check_gradients(c, bf16 ? 2e-2 : 1e-4);
+    if (kind.backward)
+        check_gradients(c, kind.bf16 ? 2e-2 : 1e-4);
     ql_pass_free(&pass);
 }
 
@@ -301,10 +301,11 @@ START_TEST(agrees_with_transformers)
         printf("%s, %s\n", names[_i], styles[style]);
         open_case(&c, names[_i], styles[style], none);
         check_logits(&c);
-        check_training(&c, QL_PASS_FORWARD, false);
-        check_training(&c, QL_PASS_BACKWARD, false);
-        check_training(&c, QL_PASS_RECOMPUTE, false);
-        check_training(&c, QL_PASS_BACKWARD, true);
+        check_training(&c, (ql_pass_kind){0});
+        check_training(&c, (ql_pass_kind){true, false, 0});
+        check_training(&c, (ql_pass_kind){true, false, SIZE_MAX});
+        check_training(&c, (ql_pass_kind){true, true, 0});
+        check_training(&c, (ql_pass_kind){true, true, 1});
         close_case(&c);
     }
 }
@@ -317,8 +318,8 @@ START_TEST(gguf_blocks_agree_with_transformers)
     open_case(&c, gguf_names[_i], "config", none);
     ck_assert_uint_gt(ql_model_memory(c.model).mapped, 0); /* multiplied as they are */
     check_logits(&c);
-    check_training(&c, QL_PASS_FORWARD, false);
-    check_training(&c, QL_PASS_BACKWARD, false);
+    check_training(&c, (ql_pass_kind){0});
+    check_training(&c, (ql_pass_kind){true, false, 0});
     close_case(&c);
 }
 END_TEST
@@ -341,8 +342,8 @@ START_TEST(plans_are_exact)
     ck_assert_uint_eq(ql_model_adapter_parameters(planned), ql_model_adapter_parameters(c.model));
     ql_pass pass = {0};
     ql_scratch need;
-    ck_assert_ok(ql_pass_init(&pass, c.model, 20, 20, QL_PASS_BACKWARD, _i % 2, c.workers, &err), &err);
-    ck_assert_uint_eq(ql_pass_measure(planned, 20, 20, QL_PASS_BACKWARD, _i % 2, 2, &need), pass.bytes);
+    ck_assert_ok(ql_pass_init(&pass, c.model, 20, 20, (ql_pass_kind){true, _i % 2, 0}, c.workers, &err), &err);
+    ck_assert_uint_eq(ql_pass_measure(planned, 20, 20, (ql_pass_kind){true, _i % 2, 0}, 2, &need), pass.bytes);
     ql_pass_free(&pass);
     ql_model_destroy(planned);
     close_case(&c);

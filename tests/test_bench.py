@@ -16,11 +16,11 @@ def run(*options, status=0):
     return done.stdout
 
 
-def counted(seq, batch, rank, recompute):
+def counted(seq, batch, rank, recomputed):
     """Operations by part, one product after another."""
     parts = dict.fromkeys(["matmul forward", "matmul backward", "attention", "adapters", "loss and head"], 0)
     for layer in range(LAYERS):
-        times = 2 if recompute and layer + 1 < LAYERS else 1
+        times = 2 if layer < recomputed else 1
         for index, (n, k) in enumerate(MATRICES):
             dx = layer > 0 or index > 2
             parts["matmul forward"] += times * 2 * seq * batch * n * k
@@ -33,14 +33,15 @@ def counted(seq, batch, rank, recompute):
     return parts
 
 
-for recompute in (False, True):
+for words, recomputed in (([], 0), (["--recompute"], LAYERS - 1), (["--recompute=2"], 2)):
     seq, batch, rank = 48, 2, 4
     text = run("step", "--shape", "stories260k", "--seq", str(seq), "--batch", str(batch), "--rank", str(rank),
-               "--threads", "2", "--runs", "3", "--json", *(["--recompute"] if recompute else []))
+               "--threads", "2", "--runs", "3", "--json", *words)
     result = json.loads(text)
-    for name, operations in counted(seq, batch, rank, recompute).items():
+    for name, operations in counted(seq, batch, rank, recomputed).items():
         assert result["parts"][name]["operations"] == operations, (name, operations, result["parts"][name])
-    assert result["operations"] == sum(counted(seq, batch, rank, False).values())
+    assert result["recompute"] == recomputed
+    assert result["operations"] == sum(counted(seq, batch, rank, 0).values())
     assert all(part["seconds"] > 0 for part in result["parts"].values()), result["parts"]
     total = sum(part["seconds"] for part in result["parts"].values())
     assert result["seconds"] <= total + 1e-4 and total < 2 * result["seconds"] + 1e-3, (total, result["seconds"])

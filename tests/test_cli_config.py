@@ -43,7 +43,8 @@ class Config(Case):
                 ("rank: eight", 1, "rank: eight: must be a whole number, 1 to 1024"),
                 ("rank: 2.5", 1, "rank: 2.5: must be a whole number"),
                 ("lr: fast", 1, "lr: fast: must be a number, 0 to 10"),
-                ("recompute: 1", 1, "recompute: 1: must be true or false"),
+                ("quiet: 1", 1, "quiet: 1: must be true or false"),
+                ("recompute: some", 1, "recompute: some: must be none, all or a whole number up to"),
                 ("schedule: cubic", 1, "schedule: cubic: must be one of constant|linear|cosine"),
                 ("max-memory: lots", 1, "must be bytes"),
                 ("data: a\nrank: 4\ndata: b", 3, "'data' is given twice; the first time in line 1"),
@@ -75,7 +76,7 @@ class Config(Case):
                    run("plan", "--model", self.model, "--rank", 4, "--seq-len", 64, "--json", "--no-time").json()]
         for report in reports:
             for key in ("process", "total"): # of these the process itself is a part
-                del report["kept"][key], report["recomputed"][key]
+                del report["kept"][key], report["recomputed"][key], report["chosen"][key]
         self.assertEqual(*reports)
 
 
@@ -95,7 +96,7 @@ class Record(Case):
         words = ("--rank", 4, "--steps", 4, "--seed", 7, "--dropout", 0.1, "--target-modules", "q_proj,up_proj",
                  "--no-double-quant", "--val-fraction", 0.2, "--max-memory", "1G", "--quiet")
         self.assertCode(self.finetune(name, *words, data=data), 0)
-        self.assertIn("recompute: false\n", (self.dir / name / "run.yaml").read_text())
+        self.assertIn("recompute: 0\n", (self.dir / name / "run.yaml").read_text())
         again = self.repeat(name, "--output", self.dir / "again", "--threads", 1)
         self.assertCode(again, 0)
         self.assertEqual(again.err.count("warning"), 0, again.err)

@@ -29,6 +29,7 @@ class Plan(Case):
                        1, *words)
             self.assertCode(made, 0)
             held, way = made.json()["memory"], plan["recomputed" if "--recompute" in words else "kept"]
+            self.assertEqual(way, plan["chosen"])
             self.assertEqual([held[c] for c in CLASSES], [way[c] for c in CLASSES])
             self.assertEqual(way["total"], sum(way[c] for c in CLASSES) + way["evaluation"] + way["process"])
             self.assertGreater(way["evaluation"], 0)
@@ -42,7 +43,7 @@ class Plan(Case):
         fitted = self.plan(*words, "--max-memory", budget).json()
         self.assertTrue(fitted["fits"])
         self.assertEqual(fitted["batch_size"] * fitted["grad_accum"], 8)
-        self.assertNotEqual((fitted["batch_size"], fitted["recompute"]), (8, False))
+        self.assertNotEqual((fitted["batch_size"], fitted["recompute"]), (8, 0))
         done = run("finetune", "--model", self.model, "--threads", 2, "--output", self.dir / "fitted", "--steps", 2,
                    "--max-memory", budget, *words)
         self.assertCode(done, 0)
@@ -102,6 +103,21 @@ class Plan(Case):
         self.assertEqual(plan["kept"]["codes"], 24 * (2 * 896 * 896 + 2 * 128 * 896 + 3 * 896 * 4864) // 2)
         self.assertEqual(plan["kept"]["mapped"], 151936 * 896 * 2)
         self.assertLess(plan["recomputed"]["total"], 3e9)
+        self.assertEqual((plan["recompute"], plan["chosen"]["total"]), (23, plan["recomputed"]["total"]))
+
+    @needs(CONFIG)
+    def test_as_many_blocks_as_memory_asks_for(self):
+        words = ["--json", "--batch-size", 1, "--no-time"]
+        plan = self.plan(*words, "--recompute", 12, model=CONFIG).json()
+        total = plan["chosen"]["total"]
+        self.assertTrue(plan["recomputed"]["total"] < total < plan["kept"]["total"])
+        spare = 1 << 20  # a block takes more; what the process itself takes varies by less
+        fitted = self.plan(*words, "--max-memory", total + spare, model=CONFIG).json()
+        self.assertEqual((fitted["recompute"], fitted["batch_size"]), (12, 1))
+        self.assertLess(self.plan(*words, "--recompute", 11, model=CONFIG).json()["chosen"]["total"] - total, 30 << 20)
+        done = self.plan(*words[1:], "--max-memory", total + spare, model=CONFIG).out
+        self.assertIn("--recompute 12", done)
+        self.assertFails(self.plan("--recompute", "most", model=CONFIG), "--recompute most: must be none, all or", code=2)
 
 
 if __name__ == "__main__":

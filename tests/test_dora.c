@@ -325,7 +325,7 @@ START_TEST(trains_as_peft_does)
     ql_pass pass;
     ql_adamw adamw;
     const ql_adamw_options options = ql_adamw_options_defaults();
-    ck_assert_ok(ql_pass_init(&pass, c.model, count, count, QL_PASS_BACKWARD, false, c.workers, &err), &err);
+    ck_assert_ok(ql_pass_init(&pass, c.model, count, count, (ql_pass_kind){true, false, 0}, c.workers, &err), &err);
     ck_assert_ok(ql_adamw_init(&adamw, set->count, &options, &err), &err);
     for (size_t step = 0; step < json_array_size(losses); step++) {
         ql_loss_sum loss;

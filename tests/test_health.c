@@ -21,7 +21,7 @@ static train_setup setup_of(ql_nonfinite what, bool recompute)
     train_setup setup = train_setup_defaults();
     setup.format = dense;
     setup.train.on_nonfinite = what;
-    setup.train.recompute = recompute;
+    setup.train.recompute_blocks = recompute ? SIZE_MAX : 0;
     return setup;
 }
 

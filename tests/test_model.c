@@ -52,7 +52,7 @@ static double loss_of(const ql_model *model, const int32_t *ids, size_t count)
         .tokens = m, .sequences = 1, .ids = ids, .target = ids + 1, .position = position, .start = start};
     ql_pass pass = {0};
     ql_loss_sum loss;
-    ck_assert_ok(ql_pass_init(&pass, model, m, m, QL_PASS_FORWARD, false, workers, &err), &err);
+    ck_assert_ok(ql_pass_init(&pass, model, m, m, (ql_pass_kind){0}, workers, &err), &err);
     ck_assert_ok(ql_pass_run(&pass, &batch, 0, NULL, NULL, &loss, workers, &err), &err);
     ck_assert_uint_eq(loss.count, m);
     ql_pass_free(&pass);
@@ -339,7 +339,7 @@ START_TEST(a_quantized_head_is_the_one_in_use)
     ck_assert_fails(ql_model_quantize_head(model, ql_format_default(), workers, &err), QL_ERR_UNSUPPORTED, &err, "nf4");
     ql_weight_dequantize(model->embed, 5, 1, now, 72);
     ck_assert_mem_eq(kept, now, sizeof kept);
-    ck_assert_ok(ql_pass_init(&pass, model, 3, 3, QL_PASS_FORWARD, false, workers, &err), &err);
+    ck_assert_ok(ql_pass_init(&pass, model, 3, 3, (ql_pass_kind){0}, workers, &err), &err);
     ck_assert_ok(ql_pass_run(&pass, &batch, 0, NULL, NULL, &loss, workers, &err), &err);
     double wanted = 0;
     for (size_t t = 0; t < 3; t++)

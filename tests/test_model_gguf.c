@@ -51,7 +51,7 @@ static double loss_of(const ql_model *model, const int32_t *ids, size_t count)
         .tokens = m, .sequences = 1, .ids = ids, .target = ids + 1, .position = position, .start = start};
     ql_pass pass = {0};
     ql_loss_sum loss;
-    ck_assert_ok(ql_pass_init(&pass, model, m, m, QL_PASS_FORWARD, false, workers, &err), &err);
+    ck_assert_ok(ql_pass_init(&pass, model, m, m, (ql_pass_kind){0}, workers, &err), &err);
     ck_assert_ok(ql_pass_run(&pass, &batch, 0, NULL, NULL, &loss, workers, &err), &err);
     ql_pass_free(&pass);
     return loss.sum / (double)loss.count;

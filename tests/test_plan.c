@@ -59,7 +59,7 @@ START_TEST(plans_hold_what_runs_hold)
         setup.lora.modules = i == 3 ? 1u << QL_Q | 1u << QL_DOWN : QL_ALL_LINEAR;
         setup.lora.use_dora = i == 4;
         setup.lora.dropout = i == 4 ? 0 : 0.1;
-        setup.train.recompute = i % 3 == 0;
+        setup.train.recompute_blocks = i % 4; /* 3: one more than need be */
         setup.train.bf16_activations = i % 4 < 2;
         setup.train.batch_size = 1 + i;
         setup.threads = 1 + i % 3;
@@ -137,7 +137,7 @@ START_TEST(less_memory_takes_smaller_batches_then_recomputation)
     options = asked;
     ck_assert_ok(ql_train_fit(&options, model, data, 2, other, before, &err), &err);
     ck_assert_uint_eq(options.batch_size, 8);
-    ck_assert(!options.recompute);
+    ck_assert_uint_eq(options.recompute_blocks, 0);
     for (;; steps++) { /* a byte less than the last way takes asks for another */
         size_t budget = before - 1;
         options = asked;
@@ -146,15 +146,16 @@ START_TEST(less_memory_takes_smaller_batches_then_recomputation)
         before = all(model, data, &options) + other;
         ck_assert_uint_le(before, budget);
         ck_assert_uint_eq(options.batch_size * options.grad_accum, 24);
-        ck_assert(options.batch_size == 1 || !options.recompute || steps > 2);
+        ck_assert_uint_eq(options.batch_size, steps < 3 ? 4 >> steps : 1);
+        ck_assert_uint_eq(options.recompute_blocks, steps < 3 ? 0 : steps - 2); /* one more each time */
     }
-    ck_assert_uint_ge(steps, 4); /* 4, 2 and 1 sample, then recomputation */
+    ck_assert_uint_eq(steps, 3 + 23); /* 4, 2 and 1 sample, then recomputation of all blocks but the last */
     ck_assert_int_eq(err.status, QL_ERR_MEMORY);
     char words[40];
     snprintf(words, sizeof words, "the run needs %zu;", before);
     ck_assert_msg(strstr(err.message, words) != NULL, "\"%s\" lacks \"%s\"", err.message, words);
     ck_assert_uint_eq(options.batch_size, 1);
-    ck_assert(options.recompute);
+    ck_assert_uint_eq(options.recompute_blocks, 23);
     ql_model_destroy(model);
 }
 END_TEST
@@ -164,7 +165,7 @@ START_TEST(estimates_count_what_grows)
 {
     train_setup setup = train_setup_defaults();
     setup.config.layers = 1 + (size_t)_i * 2;
-    setup.train.recompute = _i == 1;
+    setup.train.recompute_blocks = (size_t)_i;
     setup.lora.modules = _i ? QL_ALL_LINEAR : 1u << QL_V;
     ql_model *model = planned(&setup);
     ql_workers *workers;
@@ -175,6 +176,8 @@ START_TEST(estimates_count_what_grows)
     ck_assert_double_eq(time.tokens, 2 * 2 * 20); /* two samples of 20 inputs on average, twice a step */
     ck_assert(time.kept > 0 && time.took > 0);
     ck_assert(_i ? time.recomputed > time.kept : time.recomputed == time.kept); /* the last block is still there */
+    double block = (time.recomputed - time.kept) / (_i ? 2 * _i : 1);
+    ck_assert_double_eq_tol(time.asked, time.kept + block * _i, 1e-9 * time.asked);
     ck_assert_fails(ql_train_estimate(&time, model, (ql_train_shape){.samples = 3}, &setup.train, workers, &err), QL_ERR_ARG,
                     &err, "a sample");
     ql_workers_destroy(workers);

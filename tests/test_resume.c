@@ -59,7 +59,7 @@ START_TEST(stopped_anywhere_it_ends_the_same)
         train_case_close(&part);
         setup.lora.seed = 100 + stop; /* another start, which the checkpoint replaces */
         setup.threads = 1 + stop % 3;
-        setup.train.recompute = !setup.train.bf16_activations && stop % 2; /* the same bits then */
+        setup.train.recompute_blocks = setup.train.bf16_activations ? 0 : stop % 4; /* the same bits then */
         train_case_open(&part, &setup);
         ck_assert_ok(ql_trainer_resume(part.trainer, path, &err), &err);
         ck_assert_uint_eq(ql_trainer_done(part.trainer), stop);
@@ -137,7 +137,7 @@ static void change(train_setup *s, int which)
     case 24: s->train.loraplus_ratio = 16; return;
     case 25: s->train.neftune_alpha = 5; return;
     case 26: s->train.bf16_activations = false; return;
-    case 27: s->train.recompute = true; return;
+    case 27: s->train.recompute_blocks = 2; return;
     }
 }
 
@@ -149,7 +149,8 @@ static const char *const changed[] = {
     "its eps was", "its weight-decay was", "its max-grad-norm was 1 and is 2", "its schedule was cosine and is linear",
     "its warmup-steps was 2 and is 3", "its shuffle was yes", "its seed was 5 and is 6", "its steps was 9 and is 12",
     "its optim was adamw and is adamw8bit now", "its loraplus-ratio was 1 and is 16", "its neftune-alpha was 0 and is 5",
-    "its kind of activations was bf16 and is f32 now", "its kind of activations was bf16 and is bf16, recomputed now"};
+    "its kind of activations was bf16, 0 blocks recomputed and is f32 now",
+    "its kind of activations was bf16, 0 blocks recomputed and is bf16, 2 blocks recomputed now"};
 
 START_TEST(another_run_is_refused_by_name)
 {

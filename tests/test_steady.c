@@ -79,7 +79,7 @@ START_TEST(steps_allocate_nothing)
         train_setup setup = train_setup_defaults();
         ck_assert_ok(ql_format_parse(&setup.format, formats[i], 64, true, &err), &err);
         setup.threads = 1 + i % 2;
-        setup.train.recompute = i == 0;
+        setup.train.recompute_blocks = i % 3;
         setup.train.bf16_activations = i < 2;
         setup.config.arch = i == 1 ? QL_ARCH_QWEN3 : QL_ARCH_QWEN2;
         setup.config.qk_norm = i == 1;

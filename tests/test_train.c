@@ -32,7 +32,7 @@ static double number_at(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
-static void open_run(run *r, const char *folder, ql_format format, size_t threads, ql_pass_kind kind, bool bf16)
+static void open_run(run *r, const char *folder, ql_format format, size_t threads, ql_pass_kind kind)
 {
     const char *base = test_data("models/stories260K-hf");
     char *reference = ql_path_join(folder, "reference.json"), *init = ql_path_join(folder, "adapter_init");
@@ -60,7 +60,7 @@ static void open_run(run *r, const char *folder, ql_format format, size_t thread
         .b_ratio = 1,
     };
     ck_assert_ok(ql_adamw_init(&r->optimizer, ql_model_adapter_parameters(r->model), &options, &err), &err);
-    ck_assert_ok(ql_pass_init(&r->pass, r->model, m, r->columns, kind, bf16, r->workers, &err), &err);
+    ck_assert_ok(ql_pass_init(&r->pass, r->model, m, r->columns, kind, r->workers, &err), &err);
     free(reference);
     free(init);
 }
@@ -173,14 +173,14 @@ static void within_distance(const float *got, const float *wanted, size_t count,
 }
 
 /* bf16: activations that wait are rounded, by 2^-9 of themselves at most. */
-static void check_run(const char *name, ql_format format, ql_pass_kind kind, bool bf16)
+static void check_run(const char *name, ql_format format, ql_pass_kind kind)
 {
     const char *folder = test_data(name);
     if (!folder)
         return;
     run r;
-    open_run(&r, folder, format, 2, kind, bf16);
-    double near = bf16 ? 8e-3 : 1e-3;
+    open_run(&r, folder, format, 2, kind);
+    double near = kind.bf16 ? 8e-3 : 1e-3;
     const json_t *losses = json_object_get(r.reference, "loss_before_each_step");
     const json_t *norms = json_object_get(r.reference, "grad_l2_norm_each_step");
     for (size_t step = 0; step < r.steps; step++) {
@@ -205,25 +205,25 @@ static const ql_format bnb_nf4 = {.code = QL_CODE_NF4, .scale = QL_SCALE_F32, .g
 
 START_TEST(plain_lora_follows_the_reference)
 {
-    check_run("finetune-reference/lora-fp32-qv", none, QL_PASS_BACKWARD, false);
+    check_run("finetune-reference/lora-fp32-qv", none, (ql_pass_kind){true, false, 0});
 }
 END_TEST
 
 START_TEST(nf4_lora_follows_the_reference)
 {
-    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, QL_PASS_BACKWARD, false);
+    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, (ql_pass_kind){true, false, 0});
 }
 END_TEST
 
 START_TEST(recomputation_follows_the_reference)
 {
-    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, QL_PASS_RECOMPUTE, false);
+    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, (ql_pass_kind){true, false, SIZE_MAX});
 }
 END_TEST
 
 START_TEST(bf16_activations_follow_the_reference)
 {
-    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, _i ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD, true);
+    check_run("finetune-reference/qlora-nf4-all", bnb_nf4, (ql_pass_kind){true, true, _i < 2 ? (size_t)_i : SIZE_MAX});
 }
 END_TEST
 
@@ -261,7 +261,7 @@ START_TEST(trainer_follows_the_reference)
     if (!folder)
         return;
     run r;
-    open_run(&r, folder, bnb_nf4, 2, QL_PASS_FORWARD, false);
+    open_run(&r, folder, bnb_nf4, 2, (ql_pass_kind){0});
     ql_dataset *data = reference_data(r.reference);
     ql_train_options options = ql_train_options_defaults();
     options.batch_size = 1;
@@ -300,7 +300,7 @@ int main(void)
     tcase_add_test(tests, plain_lora_follows_the_reference);
     tcase_add_test(tests, nf4_lora_follows_the_reference);
     tcase_add_test(tests, recomputation_follows_the_reference);
-    tcase_add_loop_test(tests, bf16_activations_follow_the_reference, 0, 2);
+    tcase_add_loop_test(tests, bf16_activations_follow_the_reference, 0, 3);
     tcase_add_test(tests, trainer_follows_the_reference);
     suite_add_tcase(suite, tests);
     return test_run(suite);

@@ -28,7 +28,7 @@ static void check_times(const ql_part_times *times, bool asked, double seconds)
 enum { NOTHING = 0, PRODUCTS = 1, WAITING = 2 };
 
 /* A small model, everything on: dropout, shuffling, accumulation, ragged samples, recomputation or not. */
-static double train_some(float *masters, size_t count, size_t threads, bool recompute, unsigned bf16, ql_arch arch)
+static double train_some(float *masters, size_t count, size_t threads, size_t recompute, unsigned bf16, ql_arch arch)
 {
     double loss = 0;
     const ql_model_config config = {
@@ -67,7 +67,7 @@ static double train_some(float *masters, size_t count, size_t threads, bool reco
     options.grad_accum = 2;
     options.epochs = 2;
     options.lr = 1e-2;
-    options.recompute = recompute;
+    options.recompute_blocks = recompute;
     options.bf16_activations = bf16 & WAITING;
     ck_assert_ok(ql_workers_create(&workers, threads, &err), &err);
     ck_assert_ok(ql_model_random(&model, &config, ql_format_default(), 3, workers, &err), &err);
@@ -101,13 +101,15 @@ START_TEST(same_bits_for_any_threads_and_recomputation)
 {
     static float first[COUNT], other[COUNT];
     ql_arch arch = (ql_arch)_i;
-    train_some(first, COUNT, 1, false, NOTHING, arch);
+    train_some(first, COUNT, 1, 0, NOTHING, arch);
     for (size_t threads = 2; threads <= 3; threads++) {
-        train_some(other, COUNT, threads, false, NOTHING, arch);
+        train_some(other, COUNT, threads, 0, NOTHING, arch);
         ck_assert_mem_eq(first, other, sizeof first);
     }
-    train_some(other, COUNT, 2, true, NOTHING, arch);
-    ck_assert_mem_eq(first, other, sizeof first);
+    for (size_t recompute = 1; recompute <= 4; recompute++) { /* of three blocks, the last of which never is */
+        train_some(other, COUNT, 2, recompute < 4 ? recompute : SIZE_MAX, NOTHING, arch);
+        ck_assert_mem_eq(first, other, sizeof first);
+    }
 }
 END_TEST
 
@@ -115,10 +117,10 @@ END_TEST
 START_TEST(bf16_stays_near_and_on_any_threads)
 {
     static float one[COUNT], two[COUNT];
-    double plain = train_some(one, COUNT, 1, false, NOTHING, QL_ARCH_LLAMA);
-    double rounded = train_some(one, COUNT, 1, false, PRODUCTS, QL_ARCH_LLAMA);
+    double plain = train_some(one, COUNT, 1, 0, NOTHING, QL_ARCH_LLAMA);
+    double rounded = train_some(one, COUNT, 1, 0, PRODUCTS, QL_ARCH_LLAMA);
     ck_assert_double_eq_tol(rounded, plain, 1e-2 * plain);
-    train_some(two, COUNT, 2, true, PRODUCTS, QL_ARCH_LLAMA);
+    train_some(two, COUNT, 2, SIZE_MAX, PRODUCTS, QL_ARCH_LLAMA);
     ck_assert_mem_eq(one, two, sizeof one);
 }
 END_TEST
@@ -129,8 +131,8 @@ START_TEST(waiting_in_bf16_stays_near_and_on_any_threads)
 {
     static float plain[COUNT], one[COUNT], two[COUNT];
     ql_arch arch = (ql_arch)_i;
-    double exact = train_some(plain, COUNT, 1, false, NOTHING, arch);
-    for (int recompute = 0; recompute < 2; recompute++) {
+    double exact = train_some(plain, COUNT, 1, 0, NOTHING, arch);
+    for (size_t recompute = 0; recompute < 3; recompute++) {
         double rounded = train_some(one, COUNT, 1, recompute, WAITING, arch);
         ck_assert_double_eq_tol(rounded, exact, 1e-2 * exact);
         ck_assert_mem_ne(plain, one, sizeof one);

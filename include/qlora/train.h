@@ -30,7 +30,8 @@ typedef struct ql_train_options {
     double max_grad_norm;                   /* 1; 0: no clipping */
     ql_schedule schedule;                   /* cosine */
     size_t warmup_steps;                    /* 0 */
-    bool recompute;                         /* keep only block inputs, recompute the rest in the backward pass */
+    size_t recompute_blocks;                /* 0: so many blocks, from the first, keep only their inputs and are computed
+                                               again in the backward pass; SIZE_MAX: all. The last never needs to be */
     bool bf16_activations;                  /* true: what is kept waits in bf16, all but attention's arrays */
     bool shuffle;                           /* true: a seeded permutation each epoch */
     uint64_t seed;
@@ -117,7 +118,8 @@ QL_API ql_status ql_train_plan(ql_trainer_bytes *out, const ql_model *model, ql_
  * layers, random weights and a part of the vocabulary. The model may be a planned one. Takes memory for the time of the
  * call: two layers with their activations; and some seconds. */
 typedef struct ql_step_estimate {
-    double kept, recomputed; /* seconds: activations kept, and recomputed */
+    double kept, recomputed; /* seconds: activations kept, and all of them recomputed */
+    double asked;            /* seconds, with options->recompute_blocks of them */
     double tokens;           /* of a step, on average */
     double took;             /* seconds of the measurement */
 } ql_step_estimate;
@@ -125,8 +127,8 @@ QL_API ql_status ql_train_estimate(ql_step_estimate *out, const ql_model *model,
                                    const ql_train_options *options, ql_workers *workers, ql_error *err);
 
 /* Makes model and trainer fit in `budget` bytes together with `other` bytes: as asked if that fits; else with smaller
- * micro-batches and more of them (the step stays the same batch) as long as they have 512 tokens; else with
- * recomputation and the largest micro-batch that fits. QL_ERR_MEMORY says what the smallest way would need; *options
+ * micro-batches and more of them (the step stays the same batch) as long as they have 512 tokens; else with the largest
+ * of those below that, and recomputation of as few blocks as let it fit. QL_ERR_MEMORY says what the smallest way would need; *options
  * is then that way. */
 QL_API ql_status ql_train_fit(ql_train_options *options, const ql_model *model, ql_train_shape data, size_t threads,
                               size_t other, size_t budget, ql_error *err);

@@ -114,7 +114,7 @@ static bool read_number(const cli_option *option, const char *text, void *field)
 {
     char *end;
     errno = 0;
-    if (option->kind == CLI_SIZE) {
+    if (option->kind != CLI_REAL) {
         if (text[0] < '0' || text[0] > '9')
             return false;
         unsigned long long n = strtoull(text, &end, 10);
@@ -128,6 +128,13 @@ static bool read_number(const cli_option *option, const char *text, void *field)
         return false;
     *(double *)field = x;
     return true;
+}
+
+static bool read_count(const cli_option *option, const char *text, size_t *field)
+{
+    bool none = strcmp(text, "none") == 0;
+    *field = none ? 0 : SIZE_MAX;
+    return none || strcmp(text, "all") == 0 || read_number(option, text, field);
 }
 
 static bool read_bytes(const char *text, size_t *field)
@@ -163,6 +170,9 @@ void cli_expects(const cli_option *option, char what[CLI_WHY])
         snprintf(what, CLI_WHY, "must be a %snumber, %.15g to %.15g", option->kind == CLI_SIZE ? "whole " : "",
                  option->min, option->max);
         break;
+    case CLI_COUNT:
+        snprintf(what, CLI_WHY, "must be none, all or a whole number up to %.15g", option->max);
+        break;
     case CLI_BYTES:
         snprintf(what, CLI_WHY, "must be bytes, such as 900M, 2G or 1.5Gi");
         break;
@@ -189,6 +199,8 @@ bool cli_store(const cli_option *option, const char *text, void *values)
     case CLI_SIZE:
     case CLI_REAL:
         return read_number(option, text, field);
+    case CLI_COUNT:
+        return read_count(option, text, field);
     case CLI_BYTES:
         return read_bytes(text, field);
     case CLI_CHOICE:
@@ -261,6 +273,8 @@ static int take(cli_args *args, void *values, const char *name, const char *next
         if (value)
             return cli_wrong(command, "--%s takes no value; --no-%s turns it off", option->name, option->name);
         value = off ? "no" : "yes";
+    } else if (!value && option->kind == CLI_COUNT && (!next || *next == '-')) {
+        value = "all";
     } else if (!value) {
         if (!next || strncmp(next, "--", 2) == 0)
             return cli_wrong(command, "--%s needs a value: --%s %s%s", option->name, option->name, option->metavar,

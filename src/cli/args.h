@@ -13,6 +13,7 @@ enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 typedef enum cli_kind {
     CLI_FLAG,   /* bool: --name or --no-name */
     CLI_SIZE,   /* size_t in [min, max] */
+    CLI_COUNT,  /* size_t: "none", "all" (SIZE_MAX) or a number up to max; --name alone is "all" */
     CLI_REAL,   /* double in [min, max] */
     CLI_BYTES,  /* size_t: a number with k, M, G or T behind it (1000 each), or Ki, Mi, Gi, Ti (1024 each) */
     CLI_TEXT,   /* const char *, NULL when not given and without a default */

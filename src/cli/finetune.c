@@ -15,7 +15,7 @@
 
 const cli_option finetune_file_options[] = {
     {"config", CLI_TEXT, FIELD(config), "FILE", NULL, 0, 0, false, FILES,
-     "options from a YAML file, such as the run.yaml of another run: 'rank: 8' for --rank 8, 'recompute: true'; the "
+     "options from a YAML file, such as the run.yaml of another run: 'rank: 8' for --rank 8, 'recompute: all'; the "
      "command line goes first"},
     {"data", CLI_TEXT, FIELD(data), "FILE", NULL, 0, 0, true, FILES,
      "plain text (.txt), or JSON lines with \"text\", \"prompt\" and \"completion\", or \"messages\""},
@@ -69,14 +69,16 @@ const cli_option finetune_train_options[] = {
      "gradients are clipped to this norm; 0: not at all"},
     {"seed", CLI_SIZE, FIELD(seed), "N", "0", 0, 9007199254740991, false, TRAINING,
      "of the adapters, the order of the data and dropout"},
-    {"recompute", CLI_FLAG, FIELD(recompute), NULL, "no", 0, 0, false, TRAINING,
-     "compute activations twice to keep fewer of them: less memory, about a third slower"},
+    {"recompute", CLI_COUNT, FIELD(recompute), "none|all|N", "none", 0, 1e6, false, TRAINING,
+     "compute the activations of all blocks, or of N of them, twice to keep fewer: less memory, a step with all of them "
+     "about a third slower; --recompute alone is all"},
     {"activations", CLI_CHOICE, FIELD(activations), "f32|bf16", "bf16", 0, 0, false, TRAINING,
      "how activations wait for the backward pass; attention's are always f32"},
     {"on-nonfinite", CLI_CHOICE, FIELD(on_nonfinite), "stop|skip", "stop", 0, 0, false, TRAINING,
      "when the loss or the gradient is not a finite number: end the run, or leave the step out and count it"},
     {"max-memory", CLI_BYTES, FIELD(max_memory), "SIZE", NULL, 0, 0, false, TRAINING,
-     "fit into this much, such as 2G: with smaller batches (and more of them a step), then with --recompute"},
+     "fit into this much, such as 2G: with smaller batches (and more of them a step), then with --recompute of as few blocks "
+     "as it takes"},
     {"eval-every", CLI_SIZE, FIELD(eval_every), "N", "0", 0, 1e9, false, REPORTS,
      "measure held-out loss every N steps too; 0: only before and after"},
     {"log", CLI_TEXT, FIELD(log), "FILE", NULL, 0, 0, false, REPORTS,
@@ -102,7 +104,7 @@ static int measure(finetune *f, size_t step, const char *when, ql_eval_report *r
 /* What it costs when it fails is a warning, not the training. */
 static void save_record(finetune *f)
 {
-    char path[4096 + 32], batch[24], accum[24];
+    char path[4096 + 32], batch[24], accum[24], recompute[24];
     ql_error err = {0};
     ql_file_digest adapter;
     size_t done = ql_trainer_done(f->trainer);
@@ -110,10 +112,11 @@ static void save_record(finetune *f)
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", f->v->output);
     snprintf(batch, sizeof batch, "%zu", t->batch_size);
     snprintf(accum, sizeof accum, "%zu", t->grad_accum);
+    snprintf(recompute, sizeof recompute, "%zu", finetune_recomputed(f));
     const cli_changed fitted[] = {{"max-memory", NULL}, /* what it chose, which another day it might not */
                                   {"batch-size", batch},
                                   {"grad-accum", accum},
-                                  {"recompute", t->recompute ? "yes" : "no"},
+                                  {"recompute", recompute},
                                   {NULL, NULL}},
                       *none = &fitted[4];
     ql_status status = ql_file_sha256(&adapter, path, 0, &err);

@@ -20,7 +20,8 @@ typedef struct finetune_values {
     const char *schedule;
     const char *optim;
     double loraplus_ratio, neftune_alpha;
-    bool recompute, resume;
+    size_t recompute; /* blocks */
+    bool resume;
     bool time; /* qlora plan only */
     const char *activations;
     size_t samples, save_every, max_memory;
@@ -67,6 +68,9 @@ size_t finetune_others(const finetune *f, const ql_model *model, ql_train_shape 
 int finetune_prepare(finetune *f, const cli_args *args);
 int finetune_load(finetune *f);
 void finetune_close(finetune *f);
+
+/* Blocks that are computed again in the backward pass: the last never is. */
+size_t finetune_recomputed(const finetune *f);
 
 /* What will be done, for people. */
 void finetune_introduce(const finetune *f);

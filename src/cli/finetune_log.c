@@ -77,6 +77,9 @@ void finetune_log_start(finetune *f)
     ql_json_integer(json, "trainable_parameters", (int64_t)ql_model_adapter_parameters(s->model));
     ql_json_integer(json, "steps", (int64_t)ql_trainer_steps(f->trainer));
     ql_json_integer(json, "resumed_at", (int64_t)f->resumed_at);
+    ql_json_integer(json, "batch_size", (int64_t)f->train.batch_size); /* as --max-memory made them */
+    ql_json_integer(json, "grad_accum", (int64_t)f->train.grad_accum);
+    ql_json_integer(json, "recomputed_blocks", (int64_t)finetune_recomputed(f));
     put_options(json, s->args, true);
     put_options(json, s->args, false);
     put_data(json, "data", f->data);

@@ -61,14 +61,18 @@ static void introduce_memory(const finetune *f)
 
 void finetune_introduce(const finetune *f)
 {
+    char again[64] = "";
     const ql_train_options *t = &f->train;
+    size_t recomputed = finetune_recomputed(f);
+    if (recomputed)
+        snprintf(again, sizeof again, ", %zu of %zu blocks recomputed", recomputed, f->session.config.layers);
     introduce_model(f);
     introduce_data(f, "Data      ", f->data);
     if (f->valid)
         introduce_data(f, "Held out  ", f->valid);
     cli_say(&f->session, "Run       %zu steps of %zu x %zu samples, %s schedule from %g%s\n",
             ql_trainer_steps(f->trainer), t->grad_accum, t->batch_size, ql_schedule_name(t->schedule), t->lr,
-            t->recompute ? ", activations recomputed" : "");
+            again);
     if (f->resumed_at)
         cli_say(&f->session, "Resumed   after step %zu, from %s\n", f->resumed_at, f->checkpoint);
     cli_say(&f->session, "Threads   %zu (%s)\n", ql_workers_count(f->session.workers), ql_cpu_describe());

@@ -56,7 +56,7 @@ static void fill_options(finetune *f)
     f->train.weight_decay = v->weight_decay;
     f->train.max_grad_norm = v->max_grad_norm;
     f->train.warmup_steps = v->warmup_steps;
-    f->train.recompute = v->recompute;
+    f->train.recompute_blocks = v->recompute;
     f->train.bf16_activations = strcmp(v->activations, "bf16") == 0;
     f->train.seed = v->seed;
     f->train.on_nonfinite = strcmp(v->on_nonfinite, "skip") == 0 ? QL_NONFINITE_SKIP : QL_NONFINITE_STOP;
@@ -152,6 +152,12 @@ size_t finetune_process(const finetune *f)
 size_t finetune_others(const finetune *f, const ql_model *model, ql_train_shape valid)
 {
     return finetune_process(f) + (valid.samples ? ql_evaluate_bytes(model, valid, f->train.batch_size) : 0);
+}
+
+size_t finetune_recomputed(const finetune *f)
+{
+    size_t most = f->session.config.layers - 1, asked = f->train.recompute_blocks;
+    return asked < most ? asked : most;
 }
 
 static ql_status fit(finetune *f, ql_error *err)

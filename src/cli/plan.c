@@ -4,12 +4,14 @@
 #include "cli/commands.h"
 #include "cli/finetune.h"
 
-/* Two ways to run: activations kept, and recomputed. */
+/* Ways to run: activations kept, all of them recomputed, and as many as are asked for or fit. */
+enum { KEPT, RECOMPUTED, CHOSEN, WAYS };
+
 typedef struct outlook {
     ql_train_shape data, valid;
     ql_model *model;
     ql_model_bytes base;
-    ql_trainer_bytes way[2];
+    ql_trainer_bytes way[WAYS];
     size_t evaluation;
     ql_step_estimate time; /* took 0: not measured */
 } outlook;
@@ -43,9 +45,10 @@ static ql_status measure(finetune *f, outlook *o, ql_error *err)
 {
     size_t threads = ql_workers_count(f->session.workers);
     ql_status status = QL_OK;
-    for (int way = 0; way < 2 && !status; way++) {
+    for (int way = 0; way < WAYS && !status; way++) {
         ql_train_options options = f->train;
-        options.recompute = way == 1;
+        if (way != CHOSEN)
+            options.recompute_blocks = way == KEPT ? 0 : SIZE_MAX;
         status = ql_train_plan(&o->way[way], o->model, o->data, &options, threads, err);
     }
     if (o->valid.samples)
@@ -93,7 +96,7 @@ static ql_status build(finetune *f, outlook *o, ql_error *err)
 
 typedef struct row {
     const char *key, *words;
-    size_t kept, recomputed;
+    size_t bytes[WAYS];
 } row;
 
 enum { ROWS = 12 };
@@ -101,32 +104,73 @@ enum { ROWS = 12 };
 static void list(const finetune *f, const outlook *o, row rows[ROWS])
 {
     const ql_model_bytes *b = &o->base;
-    const ql_trainer_bytes *k = &o->way[0], *r = &o->way[1];
-    const row all[ROWS] = {
-        {"codes", "base codes", b->codes, b->codes},
-        {"scales", "base scales", b->scales, b->scales},
-        {"dense", "norms and biases", b->dense, b->dense},
-        {"mapped", "embeddings and what else is mapped", b->mapped, b->mapped},
-        {"adapters", "adapters (FP16 and masters)", k->adapters, r->adapters},
-        {"gradients", "gradients", k->gradients, r->gradients},
-        {"optimizer", "optimizer", k->optimizer, r->optimizer},
-        {"activations", "activations", k->activations, r->activations},
-        {"workspace", "workspace", k->workspace, r->workspace},
-        {"evaluation", "evaluation of the held-out data", o->evaluation, o->evaluation},
-        {"process", "program, tokenizer, data, stacks", finetune_process(f), finetune_process(f)},
-        {"total", "in all", sum(f, o, 0), sum(f, o, 1)},
-    };
-    memcpy(rows, all, sizeof all);
+    for (int way = 0; way < WAYS; way++) {
+        const ql_trainer_bytes *t = &o->way[way];
+        const struct {
+            const char *key, *words;
+            size_t bytes;
+        } all[ROWS] = {
+            {"codes", "base codes", b->codes},
+            {"scales", "base scales", b->scales},
+            {"dense", "norms and biases", b->dense},
+            {"mapped", "embeddings and what else is mapped", b->mapped},
+            {"adapters", "adapters (FP16 and masters)", t->adapters},
+            {"gradients", "gradients", t->gradients},
+            {"optimizer", "optimizer", t->optimizer},
+            {"activations", "activations", t->activations},
+            {"workspace", "workspace", t->workspace},
+            {"evaluation", "evaluation of the held-out data", o->evaluation},
+            {"process", "program, tokenizer, data, stacks", finetune_process(f)},
+            {"total", "in all", sum(f, o, way)},
+        };
+        for (size_t i = 0; i < ROWS; i++) {
+            rows[i].key = all[i].key;
+            rows[i].words = all[i].words;
+            rows[i].bytes[way] = all[i].bytes;
+        }
+    }
+}
+
+static double seconds(const outlook *o, int way)
+{
+    return way == KEPT ? o->time.kept : way == RECOMPUTED ? o->time.recomputed : o->time.asked;
+}
+
+/* The table; the way that was chosen is a column of its own where it is neither of the others. */
+static void tell_ways(const finetune *f, const outlook *o)
+{
+    row rows[ROWS];
+    cli_text text, heads[WAYS] = {"without", "with --recompute"};
+    const cli_session *s = &f->session;
+    size_t again = finetune_recomputed(f);
+    int ways = again > 0 && again + 1 < s->config.layers ? WAYS : CHOSEN;
+    list(f, o, rows);
+    snprintf(heads[CHOSEN], sizeof heads[CHOSEN], "--recompute %zu", again);
+    cli_say(s, "%-38s", "Bytes");
+    for (int way = 0; way < ways; way++)
+        cli_say(s, " %17s", heads[way]);
+    for (size_t i = 0; i < ROWS; i++) {
+        cli_say(s, "\n%-38s", rows[i].words);
+        for (int way = 0; way < ways; way++)
+            cli_say(s, " %17s", cli_count(rows[i].bytes[way], text));
+    }
+    if (o->time.took > 0) {
+        cli_say(s, "\n%-38s", "A step, about (from two layers)");
+        for (int way = 0; way < ways; way++)
+            cli_say(s, " %15.2f s", seconds(o, way));
+        cli_say(s, "\n%-38s", "Tokens a second, about");
+        for (int way = 0; way < ways; way++)
+            cli_say(s, " %17.1f", o->time.tokens / seconds(o, way));
+    }
+    cli_say(s, "\n");
 }
 
 static void tell(const finetune *f, const outlook *o, bool fits)
 {
-    char format[48];
-    row rows[ROWS];
+    char format[48], again[48] = "";
     cli_text a, b;
     const cli_session *s = &f->session;
     const ql_model_config *c = &s->config;
-    list(f, o, rows);
     cli_say(s, "Model     %s: %s, %zu layers of %zu, %s parameters%s%s\n", s->common->model, ql_arch_name(c->arch),
             c->layers, c->hidden_size, cli_count(ql_model_config_parameters(c), a), s->stored ? "" : ", stored as ",
             s->stored ? "" : ql_dtype_name(c->stored));
@@ -134,22 +178,17 @@ static void tell(const finetune *f, const outlook *o, bool fits)
             cli_count(ql_model_adapter_parameters(o->model), a));
     cli_say(s, "Run       %zu x %zu samples a step, of up to %zu tokens; %zu threads\n\n", f->train.grad_accum,
             f->train.batch_size, o->data.longest - 1, ql_workers_count(s->workers));
-    cli_say(s, "%-38s %16s %18s\n", "Bytes", "without", "with --recompute");
-    for (size_t i = 0; i < ROWS; i++)
-        cli_say(s, "%-38s %16s %18s\n", rows[i].words, cli_count(rows[i].kept, a), cli_count(rows[i].recomputed, b));
-    if (o->time.took > 0)
-        cli_say(s, "%-38s %14.2f s %16.2f s\n%-38s %16.1f %18.1f\n", "A step, about (from two layers)", o->time.kept,
-                o->time.recomputed, "Tokens a second, about", o->time.tokens / o->time.kept,
-                o->time.tokens / o->time.recomputed);
+    tell_ways(f, o);
+    if (finetune_recomputed(f))
+        snprintf(again, sizeof again, " and --recompute %zu", finetune_recomputed(f));
     if (f->v->max_memory && fits)
         cli_say(s, "\nFits into %s with %zu x %zu samples a step%s: %s\n", cli_bytes(f->v->max_memory, a),
-                f->train.grad_accum, f->train.batch_size, f->train.recompute ? " and --recompute" : "",
-                cli_bytes(sum(f, o, f->train.recompute), b));
+                f->train.grad_accum, f->train.batch_size, again, cli_bytes(sum(f, o, CHOSEN), b));
 }
 
 static int tell_json(const finetune *f, const outlook *o, bool fits)
 {
-    static const char *const ways[2] = {"kept", "recomputed"};
+    static const char *const ways[WAYS] = {"kept", "recomputed", "chosen"};
     char format[48];
     row rows[ROWS];
     ql_json json = {0};
@@ -162,16 +201,15 @@ static int tell_json(const finetune *f, const outlook *o, bool fits)
     ql_json_integer(&json, "trainable_parameters", (int64_t)ql_model_adapter_parameters(o->model));
     ql_json_integer(&json, "batch_size", (int64_t)f->train.batch_size);
     ql_json_integer(&json, "grad_accum", (int64_t)f->train.grad_accum);
-    ql_json_bool(&json, "recompute", f->train.recompute);
+    ql_json_integer(&json, "recompute", (int64_t)finetune_recomputed(f));
     ql_json_bool(&json, "fits", fits);
-    for (int way = 0; way < 2; way++) {
+    for (int way = 0; way < WAYS; way++) {
         ql_json_object(&json, ways[way]);
         for (size_t i = 0; i < ROWS; i++)
-            ql_json_integer(&json, rows[i].key, (int64_t)(way ? rows[i].recomputed : rows[i].kept));
+            ql_json_integer(&json, rows[i].key, (int64_t)rows[i].bytes[way]);
         if (o->time.took > 0) {
-            double seconds = way ? o->time.recomputed : o->time.kept;
-            ql_json_number(&json, "seconds_per_step", seconds);
-            ql_json_number(&json, "tokens_per_second", o->time.tokens / seconds);
+            ql_json_number(&json, "seconds_per_step", seconds(o, way));
+            ql_json_number(&json, "tokens_per_second", o->time.tokens / seconds(o, way));
         }
         ql_json_end(&json);
     }
@@ -190,7 +228,7 @@ static int plan(finetune *f, const cli_args *args)
     if (status != CLI_OK)
         return status;
     ql_status built = build(f, &o, &err);
-    if (o.way[1].activations) { /* it could be measured */
+    if (o.way[CHOSEN].activations) { /* it could be measured */
         tell(f, &o, !built);
         if (f->v->common.json)
             status = tell_json(f, &o, !built);

@@ -60,6 +60,8 @@ static int store(target *t, const cli_yaml_entry *entry, const char *text)
     cli_expects(t->option, why);
     if (t->option->kind == CLI_FLAG && (text = flag_of(text)) == NULL)
         return complain(t->args, entry, why);
+    if (t->option->kind == CLI_COUNT && flag_of(text))
+        text = strcmp(flag_of(text), "yes") == 0 ? "all" : "none";
     (t->given ? t->args->given : t->args->defaults)[t->index] = text;
     t->args->from_file[t->index] |= t->given;
     return cli_store(t->option, text, t->values) ? CLI_OK : complain(t->args, entry, why);

@@ -46,7 +46,7 @@ static ql_status allocate(ql_generator *gen, ql_error *err)
     if (!status)
         status = ql_workers_reserve(gen->workers, ql_attention_scratch(&attention, gen->capacity, false), err);
     return status ? status
-                  : ql_pass_init(&gen->pass, gen->model, chunk, gen->capacity, QL_PASS_FORWARD, false, gen->workers, err);
+                  : ql_pass_init(&gen->pass, gen->model, chunk, gen->capacity, (ql_pass_kind){0}, gen->workers, err);
 }
 
 ql_status ql_generator_create(ql_generator **out, const ql_model *model, size_t max_tokens, ql_workers *workers,

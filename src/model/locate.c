@@ -37,7 +37,7 @@ const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropou
 {
     const ql_model *model = pass->model;
     size_t layers = model->config.layers, all = batch->tokens * model->config.hidden_size;
-    assert(pass->kind != QL_PASS_FORWARD);
+    assert(pass->kind.backward);
     snprintf(text, QL_LOCATE_BYTES, "the embedding");
     if (!ql_all_finite(ql_pass_input(pass, batch, 0, workers), all))
         return text;

@@ -27,7 +27,7 @@ static void list_attention(const ql_pass *pass, ql_arena *arena, ql_saved *s)
 {
     const ql_model_config *c = &pass->model->config;
     size_t t = pass->capacity;
-    bool backward = pass->kind != QL_PASS_FORWARD, raw = backward && c->qk_norm;
+    bool backward = pass->kind.backward, raw = backward && c->qk_norm;
     take_qkv(arena, c, t, &s->q, &s->k, &s->v);
     s->att = ql_take(arena, t * c->heads * c->head_dim, float);
     s->lse = backward ? ql_take(arena, t * c->heads, float) : NULL;
@@ -41,7 +41,7 @@ static void list_others(const ql_pass *pass, ql_arena *arena, ql_saved *s)
 {
     const ql_model_config *c = &pass->model->config;
     size_t t = pass->capacity;
-    bool raw = pass->kind != QL_PASS_FORWARD && c->qk_norm;
+    bool raw = pass->kind.backward && c->qk_norm;
     s->q_raw = raw ? ql_take(arena, t * c->heads * c->head_dim, float) : s->q;
     s->k_raw = raw ? ql_take(arena, t * c->kv_heads * c->head_dim, float) : s->k;
     s->att_out = c->out_norms ? ql_take(arena, t * c->hidden_size, float) : NULL;
@@ -53,10 +53,22 @@ static void list_others(const ql_pass *pass, ql_arena *arena, ql_saved *s)
 
 enum { MOST_WAITING = 6 };
 
+static bool is_last(const ql_pass *pass, size_t index)
+{
+    return index + 1 == pass->model->config.layers;
+}
+
+/* Whether more than the input of a block waits in bf16: the last one is still there when its turn comes. */
+static bool waits_whole(const ql_pass *pass, size_t index)
+{
+    return pass->kind.bf16 && index >= pass->kind.recompute && !is_last(pass, index);
+}
+
 /* The arrays of a block that wait in bf16, of m tokens, but for gate and up, which their own operation sees to; the first
  * is its input. Attention's do not: the gradient of a softmax is a difference of nearly equal numbers, and rounding k
  * alone moved gradients by 9 % of their largest entry where the rest of them moves by half a percent. */
-static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t m, ql_waiting out[MOST_WAITING])
+static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t index, size_t m,
+                           ql_waiting out[MOST_WAITING])
 {
     const ql_model_config *c = &pass->model->config;
     size_t d = c->hidden_size;
@@ -72,7 +84,7 @@ static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t m, ql_
         {s->mlp_out, c->out_norms ? d : 0},
     };
     size_t count = 0, at = 0;
-    for (size_t i = 0; i < (pass->kind == QL_PASS_RECOMPUTE ? 1 : MOST_WAITING); i++) {
+    for (size_t i = 0; i < (waits_whole(pass, index) ? MOST_WAITING : 1); i++) {
         if (!all[i].width)
             continue;
         out[count++] = (ql_waiting){all[i].wide, s->narrow ? s->narrow + at : NULL, m * all[i].width};
@@ -91,11 +103,11 @@ static void list_narrow_mlp(const ql_pass *pass, ql_arena *arena, ql_saved *s)
         s->mlp.up = s->mlp.gate + c->intermediate_size;
 }
 
-static size_t waiting_floats(const ql_pass *pass)
+static size_t waiting_floats(const ql_pass *pass, size_t index)
 {
     ql_waiting arrays[MOST_WAITING];
     size_t floats = 0;
-    for (size_t i = list_waiting(pass, &(ql_saved){0}, pass->capacity, arrays); i-- > 0;)
+    for (size_t i = list_waiting(pass, &(ql_saved){0}, index, pass->capacity, arrays); i-- > 0;)
         floats += arrays[i].count;
     return floats;
 }
@@ -104,7 +116,7 @@ static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
 {
     const ql_model_config *c = &pass->model->config;
     size_t t = pass->capacity, d = t * c->hidden_size, f = t * c->intermediate_size;
-    bool backward = pass->kind != QL_PASS_FORWARD;
+    bool backward = pass->kind.backward;
     pass->out = ql_take(arena, d, float);
     pass->norm = ql_take(arena, d, float);
     pass->act = ql_take(arena, f, float);
@@ -132,22 +144,24 @@ static void list_pass(ql_pass *pass, ql_arena *arena, size_t work)
     ql_saved *saved = ql_take(arena, c->layers, ql_saved);
     ql_saved measured = {0};
     pass->saved = saved;
-    bool backward = pass->kind != QL_PASS_FORWARD;
+    bool backward = pass->kind.backward, bf16 = pass->kind.bf16;
     for (size_t i = 0; i < c->layers; i++) {
         ql_saved *s = saved ? &saved[i] : &measured;
+        bool own = backward && i > pass->kind.recompute; /* the first that is kept has the arrays of those before it */
         if (i > 0 && saved)
             *s = saved[0];
-        if (i == 0 || (backward && !pass->bf16))
+        if (i == 0 || (backward && !bf16))
             s->x = ql_take(arena, pass->capacity * c->hidden_size, float);
-        if (i == 0 || pass->kind == QL_PASS_BACKWARD)
+        if (i == 0 || own)
             list_attention(pass, arena, s);
-        if (i == 0 || (pass->kind == QL_PASS_BACKWARD && !pass->bf16))
+        if (i == 0 || (own && !bf16))
             list_others(pass, arena, s);
         else if (!c->qk_norm)
             s->q_raw = s->q, s->k_raw = s->k;
-        if (backward && pass->bf16)
-            s->narrow = ql_take(arena, waiting_floats(pass), uint16_t);
-        if (pass->kind == QL_PASS_BACKWARD && pass->bf16)
+        if (backward && bf16)
+            s->narrow = ql_take(arena, waiting_floats(pass, i), uint16_t);
+        s->mlp = (ql_glu_waiting){0};
+        if (backward && waits_whole(pass, i))
             list_narrow_mlp(pass, arena, s);
     }
     list_buffers(pass, arena, work);
@@ -157,7 +171,7 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
 {
     const ql_model *model = pass->model;
     ql_attention attention = ql_model_attention(model, 0, 0, NULL);
-    ql_scratch need = ql_attention_scratch(&attention, pass->capacity, pass->kind != QL_PASS_FORWARD);
+    ql_scratch need = ql_attention_scratch(&attention, pass->capacity, pass->kind.backward);
     need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
     *work = 0;
     for (size_t i = 0; i < model->config.layers * QL_MODULES; i++) {
@@ -185,18 +199,25 @@ static size_t measure(ql_pass *pass, size_t positions, size_t threads, ql_scratc
     return plan.used;
 }
 
-size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, bool bf16,
-                       size_t threads, ql_scratch *need)
+static ql_pass_kind possible(ql_pass_kind kind, const ql_model *model)
+{
+    if (kind.recompute >= model->config.layers)
+        kind.recompute = model->config.layers - 1;
+    return kind;
+}
+
+size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, size_t threads,
+                       ql_scratch *need)
 {
     size_t work;
-    ql_pass pass = {.model = model, .kind = kind, .bf16 = bf16, .capacity = tokens};
+    ql_pass pass = {.model = model, .kind = possible(kind, model), .capacity = tokens};
     return measure(&pass, positions, threads, need, &work);
 }
 
 ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
-                       bool bf16, ql_workers *workers, ql_error *err)
+                       ql_workers *workers, ql_error *err)
 {
-    *pass = (ql_pass){.model = model, .kind = kind, .bf16 = bf16, .capacity = tokens};
+    *pass = (ql_pass){.model = model, .kind = possible(kind, model), .capacity = tokens};
     ql_scratch need;
     size_t work, bytes = measure(pass, positions, ql_workers_count(workers), &need, &work);
     ql_status status = ql_workers_reserve(workers, need, err);
@@ -267,22 +288,22 @@ static void embed(ql_pass *pass, const ql_batch *batch, ql_workers *workers)
 static void narrow(ql_pass *pass, const ql_batch *batch, size_t index, bool input, ql_workers *workers)
 {
     ql_waiting arrays[MOST_WAITING];
-    size_t count = list_waiting(pass, &pass->saved[index], batch->tokens, arrays);
+    size_t count = list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays);
     ql_waiting_narrow(input ? arrays : arrays + 1, input ? 1 : count - 1, workers);
 }
 
 static void widen(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers)
 {
     ql_waiting arrays[MOST_WAITING];
-    size_t count = list_waiting(pass, &pass->saved[index], batch->tokens, arrays);
+    size_t count = list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays);
     ql_waiting_widen(arrays, count, workers);
 }
 
 const float *ql_pass_input(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers)
 {
     ql_waiting arrays[MOST_WAITING];
-    if (pass->bf16) {
-        list_waiting(pass, &pass->saved[index], batch->tokens, arrays);
+    if (pass->kind.bf16) {
+        list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays);
         ql_waiting_widen(arrays, 1, workers);
     }
     return pass->saved[index].x;
@@ -291,21 +312,21 @@ const float *ql_pass_input(ql_pass *pass, const ql_batch *batch, size_t index, q
 static void forward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers)
 {
     const ql_model *model = pass->model;
-    size_t layers = model->config.layers, d = model->config.hidden_size;
+    size_t d = model->config.hidden_size;
     embed(pass, batch, workers);
-    for (size_t i = 0; i < layers; i++) {
+    for (size_t i = 0; i < model->config.layers; i++) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
-        bool last = i + 1 == layers, waits = pass->bf16 && pass->kind != QL_PASS_FORWARD;
-        float *out = !last ? pass->saved[i + 1].x : pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
+        bool waits = pass->kind.bf16 && pass->kind.backward;
+        float *last = pass->kind.backward ? pass->final_x : pass->out, *out = is_last(pass, i) ? last : pass->saved[i + 1].x;
         if (waits)
             narrow(pass, batch, i, true, workers);
         ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
         ql_block_forward(&call, &attention, &pass->saved[i], out); /* out may be the block's x */
-        if (waits && !last)
+        if (waits)
             narrow(pass, batch, i, false, workers);
     }
     ql_rmsnorm norm = {1, d, model->final_norm, (float)model->config.rms_norm_eps};
-    const float *x = pass->kind == QL_PASS_FORWARD ? pass->out : pass->final_x;
+    const float *x = pass->kind.backward ? pass->final_x : pass->out;
     ql_rmsnorm_forward(&norm, batch->tokens, x, d, pass->out, d, pass->final_rstd, workers);
 }
 
@@ -318,11 +339,10 @@ static void backward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dro
                         workers);
     for (size_t i = model->config.layers; i-- > 0;) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
-        bool there = i + 1 == model->config.layers; /* what the last one computed */
-        if (pass->bf16 && !there)
+        if (pass->kind.bf16 && !is_last(pass, i))
             widen(pass, batch, i, workers);
         ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
-        if (pass->kind == QL_PASS_RECOMPUTE && !there)
+        if (i < pass->kind.recompute)
             ql_block_forward(&call, &attention, &pass->saved[i], pass->out);
         ql_block_backward(&call, &attention, &pass->saved[i]);
     }
@@ -333,7 +353,7 @@ ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, co
 {
     const ql_model *model = pass->model;
     size_t d = model->config.hidden_size;
-    bool train = pass->kind != QL_PASS_FORWARD;
+    bool train = pass->kind.backward;
     forward(pass, batch, dropout, workers);
     ql_loss job = {
         .head = model->head,

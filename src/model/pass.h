@@ -21,16 +21,17 @@ typedef struct ql_saved {
     uint16_t *narrow;     /* with bf16 activations: what waits of these until the backward pass, array after array */
 } ql_saved;
 
-typedef enum ql_pass_kind {
-    QL_PASS_FORWARD,   /* keeps nothing: evaluation */
-    QL_PASS_BACKWARD,  /* keeps every block */
-    QL_PASS_RECOMPUTE, /* keeps the inputs of the blocks and computes the rest again */
+/* Zeroed is a forward pass, which keeps nothing: evaluation. */
+typedef struct ql_pass_kind {
+    bool backward;
+    bool bf16;        /* what waits for the backward pass does so in bf16, all but attention's arrays */
+    size_t recompute; /* blocks, from the first, that keep only their inputs and are computed again; never the last,
+                         which is still there when the backward pass begins */
 } ql_pass_kind;
 
 typedef struct ql_pass {
     const ql_model *model;
     ql_pass_kind kind;
-    bool bf16;        /* what waits for the backward pass does so in bf16, all but attention's arrays */
     size_t capacity;  /* tokens */
     ql_rope rope, local_rope; /* their tables reach as far as the longest sequence; the latter's may be empty */
     ql_saved *saved;  /* [layers]; they share what need not be kept */
@@ -52,10 +53,10 @@ typedef struct ql_pass {
 /* Allocates a pass over up to `tokens` tokens in sequences of up to `positions` and reserves the workers' scratch for
  * it. Adapters are attached before. *pass was zeroed. */
 ql_status ql_pass_init(ql_pass *pass, const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind,
-                       bool bf16, ql_workers *workers, ql_error *err);
+                       ql_workers *workers, ql_error *err);
 /* Bytes of such a pass, and the scratch it reserves; the model may be a planned one. */
-size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, bool bf16,
-                       size_t threads, ql_scratch *need);
+size_t ql_pass_measure(const ql_model *model, size_t tokens, size_t positions, ql_pass_kind kind, size_t threads,
+                       ql_scratch *need);
 void ql_pass_free(ql_pass *pass); /* zeroed is fine */
 
 /* The loss of a batch; with a backward pass it adds grad_scale * (gradient of the sum) to the adapters'
@@ -65,12 +66,12 @@ ql_status ql_pass_run(ql_pass *pass, const ql_batch *batch, float grad_scale, co
                       float *token_loss, ql_loss_sum *loss, ql_workers *workers, ql_error *err);
 
 /* After a forward pass that gave such logits: where numbers first were not finite, such as "layer 3, down_proj".
- * Computes that block again. Not for QL_PASS_FORWARD. Returns text. */
+ * Computes that block again. Not without a backward pass. Returns text. */
 enum { QL_LOCATE_BYTES = 64 };
 const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers,
                            char text[QL_LOCATE_BYTES]);
 
-/* After a forward pass: the input of block `index`, as the backward pass will see it. Not for QL_PASS_FORWARD. */
+/* After a forward pass: the input of block `index`, as the backward pass will see it; not without one. */
 const float *ql_pass_input(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers);
 
 /* ---- the blocks, shared with generation ---- */

@@ -191,7 +191,10 @@ static void put_options(record *r, const ql_trainer *t)
     put_size(r, "grad-accum", o->grad_accum);
     put(r, "optim", "%s", ql_optim_name(o->optim));
     /* Recomputing from what was rounded is not the same as keeping what was computed. */
-    put(r, "kind of activations", "%s", !o->bf16_activations ? "f32" : o->recompute ? "bf16, recomputed" : "bf16");
+    if (o->bf16_activations)
+        put(r, "kind of activations", "bf16, %zu blocks recomputed", t->pass.kind.recompute);
+    else
+        put(r, "kind of activations", "f32");
     put_real(r, "lr", o->lr);
     put_real(r, "loraplus-ratio", o->loraplus_ratio);
     put_real(r, "beta1", o->beta1);

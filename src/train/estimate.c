@@ -78,7 +78,7 @@ static ql_status time_steps(sample *s, const ql_train_options *options, ql_worke
     ql_train_options o = *options;
     o.batch_size = s->sequences;
     o.grad_accum = 1;
-    o.recompute = false;
+    o.recompute_blocks = 0;
     o.steps = MOST_STEPS + 1;
     o.warmup_steps = 0;
     ql_status status = ql_trainer_create(&trainer, s->model, s->data, &o, workers, err);
@@ -122,10 +122,12 @@ static double backward_work(const ql_model_config *c, size_t layers)
     return (double)layers * linear - unneeded;
 }
 
-static void grow(ql_step_estimate *out, const sample *s, const ql_model *model, double tokens, double micro_batches)
+static void grow(ql_step_estimate *out, const sample *s, const ql_model *model, double tokens,
+                 const ql_train_options *options)
 {
     const ql_model_config *c = &model->config;
-    double sampled = (double)(s->sequence * s->sequences), each[QL_PARTS];
+    double sampled = (double)(s->sequence * s->sequences), micro_batches = (double)options->grad_accum, each[QL_PARTS];
+    size_t most = c->layers - 1, again = options->recompute_blocks < most ? options->recompute_blocks : most;
     double layers = (double)c->layers / (double)s->config.layers;
     for (int part = 0; part < QL_PARTS; part++)
         each[part] = s->step.seconds[part] * (part == QL_PART_OPTIMIZER ? layers : tokens / sampled);
@@ -133,8 +135,9 @@ static void grow(ql_step_estimate *out, const sample *s, const ql_model *model, 
     each[QL_PART_BACKWARD] *= backward_work(c, c->layers) / backward_work(c, s->config.layers);
     double rest = each[QL_PART_FORWARD] + each[QL_PART_ATTENTION] + each[QL_PART_ADAPTERS] + each[QL_PART_OTHER];
     out->kept = micro_batches * (layers * rest + each[QL_PART_BACKWARD] + each[QL_PART_LOSS]) + each[QL_PART_OPTIMIZER];
-    out->recomputed = out->kept + micro_batches * s->forward * tokens / sampled * (double)(c->layers - 1) /
-                                      (double)s->config.layers;
+    double block = micro_batches * s->forward * tokens / sampled / (double)s->config.layers;
+    out->recomputed = out->kept + block * (double)most;
+    out->asked = out->kept + block * (double)again;
     out->tokens = tokens * micro_batches;
 }
 
@@ -157,7 +160,7 @@ ql_status ql_train_estimate(ql_step_estimate *out, const ql_model *model, ql_tra
         status = time_forward(&s, workers, err);
     if (!status) {
         double mean = data.tokens ? (double)(data.tokens - data.samples) / (double)data.samples : (double)longest;
-        grow(out, &s, model, mean * (double)batch, (double)options->grad_accum);
+        grow(out, &s, model, mean * (double)batch, options);
     }
     ql_dataset_close(s.data);
     ql_model_destroy(s.model);

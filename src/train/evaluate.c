@@ -32,7 +32,7 @@ size_t ql_evaluate_bytes(const ql_model *model, ql_train_shape data, size_t batc
     size_t samples = batch_size < data.samples ? batch_size : data.samples, longest = data.longest - 1;
     ql_scratch need;
     return ql_batcher_bytes(samples, longest) +
-           ql_pass_measure(model, samples * longest, longest, QL_PASS_FORWARD, false, 1, &need);
+           ql_pass_measure(model, samples * longest, longest, (ql_pass_kind){0}, 1, &need);
 }
 
 ql_status ql_evaluate(ql_eval_report *report, const ql_model *model, const ql_dataset *data, size_t batch_size,
@@ -46,7 +46,7 @@ ql_status ql_evaluate(ql_eval_report *report, const ql_model *model, const ql_da
     ql_pass pass = {0};
     ql_status status = ql_batcher_init(&batcher, data, batch_size, &model->config, err);
     if (!status)
-        status = ql_pass_init(&pass, model, batcher.tokens, batcher.longest, QL_PASS_FORWARD, false, workers, err);
+        status = ql_pass_init(&pass, model, batcher.tokens, batcher.longest, (ql_pass_kind){0}, workers, err);
     if (!status)
         status = run(report, &pass, &batcher, batch_size, workers, err);
     ql_pass_free(&pass);

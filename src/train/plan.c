@@ -63,14 +63,13 @@ static ql_trainer_bytes measure(const ql_model *model, ql_train_shape data, cons
 {
     size_t count = ql_model_adapter_parameters(model), longest = data.longest - 1;
     size_t samples = options->batch_size < data.samples ? options->batch_size : data.samples;
+    const ql_pass_kind kind = {true, options->bf16_activations, options->recompute_blocks};
     ql_scratch need;
     ql_trainer_bytes bytes = {
         .adapters = count * (sizeof(uint16_t) + sizeof(float)) + model->adapters->dora_bytes + model->start_bytes,
         .gradients = count * sizeof(float),
         .optimizer = ql_adamw_bytes(options->optim, count),
-        .activations = ql_pass_measure(model, samples * longest, longest,
-                                       options->recompute ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD,
-                                       options->bf16_activations, threads, &need),
+        .activations = ql_pass_measure(model, samples * longest, longest, kind, threads, &need),
     };
     bytes.workspace =
         ql_scratch_bytes(need, threads) + ql_batcher_bytes(samples, longest) + data.samples * sizeof(size_t);
@@ -95,12 +94,12 @@ static size_t total(const ql_model *model, ql_train_shape data, const ql_train_o
            t.workspace;
 }
 
-/* The largest micro-batch of at least `least` samples that fits and divides the one that was asked for. */
-static bool shrink(ql_train_options *o, const ql_model *model, ql_train_shape data, size_t least, size_t threads,
-                   size_t budget)
+/* The largest micro-batch of `least` to `most` samples that fits and divides the one that was asked for. */
+static bool shrink(ql_train_options *o, const ql_model *model, ql_train_shape data, size_t most, size_t least,
+                   size_t threads, size_t budget)
 {
     const ql_train_options asked = *o;
-    for (size_t samples = asked.batch_size; samples >= least && samples > 0; samples--) {
+    for (size_t samples = most; samples >= least && samples > 0; samples--) {
         if (asked.batch_size % samples)
             continue;
         o->batch_size = samples;
@@ -112,6 +111,8 @@ static bool shrink(ql_train_options *o, const ql_model *model, ql_train_shape da
     return false;
 }
 
+/* In the order of what a step loses by it: next to nothing while micro-batches keep the products fast; a forward pass of
+ * each block that is recomputed; and every product is slower in batches below that. */
 ql_status ql_train_fit(ql_train_options *options, const ql_model *model, ql_train_shape data, size_t threads,
                        size_t other, size_t budget, ql_error *err)
 {
@@ -119,16 +120,25 @@ ql_status ql_train_fit(ql_train_options *options, const ql_model *model, ql_trai
     if (status)
         return status;
     size_t left = budget > other ? budget - other : 0, good = (GOOD_TOKENS + data.longest - 2) / (data.longest - 1);
-    if (shrink(options, model, data, good < options->batch_size ? good : options->batch_size, threads, left))
+    size_t asked = options->recompute_blocks, most = model->config.layers - 1;
+    if (good > options->batch_size)
+        good = options->batch_size;
+    while (options->batch_size % good)
+        good++;
+    if (shrink(options, model, data, options->batch_size, good, threads, left))
         return QL_OK;
-    options->recompute = true;
-    if (shrink(options, model, data, 1, threads, left))
+    options->recompute_blocks = most;
+    if (shrink(options, model, data, good, 1, threads, left)) {
+        options->recompute_blocks = asked < most ? asked : most;
+        while (total(model, data, options, threads) > left)
+            options->recompute_blocks++;
         return QL_OK;
+    }
     options->grad_accum *= options->batch_size;
     options->batch_size = 1;
     size_t need = total(model, data, options, threads) + other;
     return ql_fail(err, QL_ERR_MEMORY,
-                   "%zu bytes are not enough: with recomputation and micro-batches of one sample the run needs %zu; "
+                   "%zu bytes are not enough: with recomputation of all blocks and micro-batches of one sample the run needs %zu; "
                    "shorter sequences, a lower rank or a smaller base format would need less",
                    budget, need);
 }

@@ -72,8 +72,8 @@ static ql_status build(ql_trainer *t, const ql_dataset *data, ql_error *err)
     status = ql_adamw_init(&t->optimizer, adapters->count, &adamw, err);
     if (status)
         return status;
-    return ql_pass_init(&t->pass, t->model, t->batcher.tokens, t->batcher.longest,
-                        o->recompute ? QL_PASS_RECOMPUTE : QL_PASS_BACKWARD, o->bf16_activations, t->workers, err);
+    const ql_pass_kind kind = {true, o->bf16_activations, o->recompute_blocks};
+    return ql_pass_init(&t->pass, t->model, t->batcher.tokens, t->batcher.longest, kind, t->workers, err);
 }
 
 ql_status ql_trainer_create(ql_trainer **out, ql_model *model, const ql_dataset *data, const ql_train_options *options,
