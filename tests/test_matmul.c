@@ -280,7 +280,7 @@ START_TEST(rectangles_begin_at_multiples_of_16)
         weight_case_make(&c, format, 600, 8, false, false, &rng);
         for (size_t m = 16; m < 600 && kernel->accepts(&c.view); m += m / 2 + 1)
             for (size_t threads = 1; threads < 40; threads++) {
-                ql_plan plan = kernel->plan(&(ql_product){.w = &c.view, .m = m}, threads);
+                ql_plan plan = ql_kernel_plan(kernel, &(ql_product){.w = &c.view, .m = m}, threads);
                 ck_assert_msg(plan.cols % 16 == 0 || plan.cols >= 600, "%s: %zu outputs for %zu tokens, %zu threads",
                               kernel->name, plan.cols, m, threads);
             }

@@ -29,3 +29,13 @@ const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, u
     }
     return ql_matmul_kernels[0];
 }
+
+ql_plan ql_kernel_plan(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
+{
+    ql_plan plan = ql_way_of(kernel, p)->plan(p, threads);
+    for (size_t i = 0; i < kernel->way_count; i++) {
+        size_t packed = kernel->ways[i].packed(p);
+        plan.packed = plan.packed > packed ? plan.packed : packed;
+    }
+    return plan;
+}

@@ -45,6 +45,32 @@ typedef struct ql_plan {
     size_t scratch;
 } ql_plan;
 
+/* A kernel may have several ways to multiply, by the number of tokens and the kind of weight. */
+typedef struct ql_way {
+    bool (*fits)(const ql_product *p);
+    /* Bytes of packed x for the most tokens that would come this way, were p of no more than p->m tokens. */
+    size_t (*packed)(const ql_product *p);
+    ql_plan (*plan)(const ql_product *p, size_t threads); /* reads only w, transposed and m of p */
+    /* Makes piece `index` of the packed x. NULL when plan().packs is always 0. */
+    void (*pack)(const ql_product *p, ql_plan plan, size_t index, void *packed);
+    /* Computes one rectangle. An output's value depends neither on the rectangle nor on its neighbours; a
+     * way that cannot promise that plans the same rectangles for any number of threads. */
+    void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+} ql_way;
+
+/* For ways that pack nothing, and for the one that takes everything. */
+static inline size_t ql_packs_nothing(const ql_product *p)
+{
+    (void)p;
+    return 0;
+}
+
+static inline bool ql_takes_everything(const ql_product *p)
+{
+    (void)p;
+    return true;
+}
+
 /* What a product may round before it multiplies: bits. */
 enum { QL_ROUND_BF16 = 1, QL_ROUND_INT8 = 2 };
 
@@ -52,18 +78,25 @@ typedef struct ql_matmul_kernel {
     const char *name;
     uint32_t cpu; /* QL_CPU_ bits, all of which it needs */
     bool (*accepts)(const ql_wview *w);
-    ql_plan (*plan)(const ql_product *p, size_t threads); /* reads only w, transposed and m of p */
-    /* Makes piece `index` of the packed x. NULL when plan().packs is always 0. */
-    void (*pack)(const ql_product *p, ql_plan plan, size_t index, void *packed);
-    /* Computes one rectangle. An output's value depends neither on the rectangle nor on its neighbours; a
-     * kernel that cannot promise that plans the same rectangles for any number of threads. */
-    void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+    const ql_way *ways; /* the first that fits is taken; the last one takes everything */
+    size_t way_count;
     bool (*reads_narrow)(const ql_product *p); /* whether this product may have a narrow x; NULL: never */
     bool bf16_inputs;   /* rounds x and W to bf16; sums stay fp32 */
     bool int8_inputs;   /* rounds x to bytes with a factor for every 64, and a 4-bit code's values to bytes */
     bool (*pays)(void); /* whether this processor is fast at it, by a short timing; NULL: it is */
     bool blas; /* calls OpenBLAS, which the caller holds to one thread */
 } ql_matmul_kernel;
+
+static inline const ql_way *ql_way_of(const ql_matmul_kernel *kernel, const ql_product *p)
+{
+    const ql_way *way = kernel->ways;
+    while (!way->fits(p))
+        way++;
+    return way;
+}
+
+/* The plan of a product, with enough packed x for fewer tokens too, whatever way those go. */
+ql_plan ql_kernel_plan(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads);
 
 extern const ql_matmul_kernel *const ql_matmul_kernels[];
 extern const size_t ql_matmul_kernel_count;

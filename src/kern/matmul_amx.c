@@ -12,7 +12,6 @@
 #include "kern/gemv.h"
 #include "kern/kernels.h"
 #include "kern/turn_avx512.h"
-#include "kern/ways.h"
 
 #ifndef QL_AMX_EMULATED
 enum { DEPTH = 512 /* terms of W that stay in the first-level cache */, MOST_ROWS = 1024, MOST_COLS = 1024 };
@@ -318,37 +317,16 @@ static bool few_fits(const ql_product *p)
     return p->m <= QL_GEMV_TOKENS && ql_few_fits(p);
 }
 
-static bool all_fit(const ql_product *p)
-{
-    (void)p;
-    return true;
-}
-
 static const ql_way ways[] = {
     {few_fits, ql_few_packed, ql_few_plan, ql_few_avx512_pack, ql_few_avx512_tile},
     {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_pack, ql_gemv_avx512_tile},
-    {all_fit, tiles_packed, tiles_plan, tiles_pack, tiles_tile},
+    {ql_takes_everything, tiles_packed, tiles_plan, tiles_pack, tiles_tile},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
-static ql_plan plan(const ql_product *p, size_t threads)
-{
-    return ql_ways_plan(ways, WAYS, p, threads);
-}
-
 static bool reads_narrow(const ql_product *p)
 {
-    return ql_way_of(ways, p)->pack == tiles_pack;
-}
-
-static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
-{
-    ql_way_of(ways, p)->pack(p, plan, index, packed);
-}
-
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
-{
-    ql_way_of(ways, p)->tile(p, t, packed, scratch);
+    return !few_fits(p) && !ql_gemv_fits(p);
 }
 
 #ifndef QL_AMX_EMULATED
@@ -361,8 +339,7 @@ const ql_matmul_kernel ql_matmul_amx_emulated = {
     .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_BF16,
 #endif
     .accepts = accepts,
-    .plan = plan,
-    .pack = pack,
-    .tile = tile,
+    .ways = ways,
+    .way_count = WAYS,
     .reads_narrow = reads_narrow,
     .bf16_inputs = true};

@@ -8,7 +8,6 @@
 #include "kern/gemv.h"
 #include "kern/ggml_few.h"
 #include "kern/kernels.h"
-#include "kern/ways.h"
 
 enum { TOKENS = 6, WIDTH = 16, DEPTH = 256 };
 
@@ -117,24 +116,9 @@ static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, voi
 static const ql_way ways[] = {
     {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx2_pack, ql_gemv_avx2_tile},
     {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_avx2},
-    {ql_blocked_fits, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+    {ql_takes_everything, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
-static ql_plan plan(const ql_product *p, size_t threads)
-{
-    return ql_ways_plan(ways, WAYS, p, threads);
-}
-
-static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
-{
-    ql_way_of(ways, p)->pack(p, plan, index, packed);
-}
-
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
-{
-    ql_way_of(ways, p)->tile(p, t, packed, scratch);
-}
-
 const ql_matmul_kernel ql_matmul_avx2 = {
-    .name = "avx2", .cpu = QL_CPU_AVX2, .accepts = accepts, .plan = plan, .pack = pack, .tile = tile};
+    .name = "avx2", .cpu = QL_CPU_AVX2, .accepts = accepts, .ways = ways, .way_count = WAYS};

@@ -9,7 +9,6 @@
 #include "kern/kernels.h"
 #include "kern/micro_avx512.h"
 #include "kern/pack_avx512.h"
-#include "kern/ways.h"
 
 enum { DEPTH = 256 };
 
@@ -77,24 +76,9 @@ static const ql_way ways[] = {
     {ql_few_fits, ql_few_packed, ql_few_plan, ql_few_avx512_pack, ql_few_avx512_tile},
     {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_pack, ql_gemv_avx512_tile},
     {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_avx512},
-    {ql_blocked_fits, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+    {ql_takes_everything, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
-static ql_plan plan(const ql_product *p, size_t threads)
-{
-    return ql_ways_plan(ways, WAYS, p, threads);
-}
-
-static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
-{
-    ql_way_of(ways, p)->pack(p, plan, index, packed);
-}
-
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
-{
-    ql_way_of(ways, p)->tile(p, t, packed, scratch);
-}
-
 const ql_matmul_kernel ql_matmul_avx512 = {
-    .name = "avx512", .cpu = QL_CPU_AVX2 | QL_CPU_AVX512, .accepts = accepts, .plan = plan, .pack = pack, .tile = tile};
+    .name = "avx512", .cpu = QL_CPU_AVX2 | QL_CPU_AVX512, .accepts = accepts, .ways = ways, .way_count = WAYS};

@@ -5,7 +5,6 @@
 #include "kern/few.h"
 #include "kern/gemv.h"
 #include "kern/kernels.h"
-#include "kern/ways.h"
 
 static bool accepts(const ql_wview *w)
 {
@@ -22,58 +21,36 @@ static bool forward(const ql_product *p)
     return !p->transposed;
 }
 
-static bool everything(const ql_product *p)
-{
-    (void)p;
-    return true;
-}
-
 static size_t wide_packed(const ql_product *p)
 {
-    return p->transposed ? ql_matmul_avx512.plan(p, 1).packed : 0;
+    return p->transposed ? ql_kernel_plan(&ql_matmul_avx512, p, 1).packed : 0;
 }
 
 static ql_plan wide_plan(const ql_product *p, size_t threads)
 {
-    return ql_matmul_avx512.plan(p, threads);
+    return ql_kernel_plan(&ql_matmul_avx512, p, threads);
 }
 
 static void wide_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    ql_matmul_avx512.pack(p, plan, index, packed);
+    ql_way_of(&ql_matmul_avx512, p)->pack(p, plan, index, packed);
 }
 
 static void wide_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    ql_matmul_avx512.tile(p, t, packed, scratch);
+    ql_way_of(&ql_matmul_avx512, p)->tile(p, t, packed, scratch);
 }
 
 static const ql_way ways[] = {
     {gemv_fits, ql_gemv_int8_packed, ql_gemv_int8_plan, ql_gemv_int8_pack, ql_gemv_int8_tile},
     {forward, ql_few_int8_packed, ql_few_int8_plan, ql_few_int8_pack, ql_few_int8_tile},
-    {everything, wide_packed, wide_plan, wide_pack, wide_tile},
+    {ql_takes_everything, wide_packed, wide_plan, wide_pack, wide_tile},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
-
-static ql_plan plan(const ql_product *p, size_t threads)
-{
-    return ql_ways_plan(ways, WAYS, p, threads);
-}
-
-static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
-{
-    ql_way_of(ways, p)->pack(p, plan, index, packed);
-}
-
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
-{
-    ql_way_of(ways, p)->tile(p, t, packed, scratch);
-}
 
 const ql_matmul_kernel ql_matmul_avx512_int8 = {.name = "avx512-int8",
                                                 .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI,
                                                 .accepts = accepts,
-                                                .plan = plan,
-                                                .pack = pack,
-                                                .tile = tile,
+                                                .ways = ways,
+                                                .way_count = WAYS,
                                                 .int8_inputs = true};

@@ -8,7 +8,6 @@
 #include "kern/gemv.h"
 #include "kern/ggml_few.h"
 #include "kern/kernels.h"
-#include "kern/ways.h"
 
 enum { TOKENS = 6, WIDTH = 16, DEPTH = 256, PARTS = WIDTH / 4 };
 
@@ -115,24 +114,9 @@ static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, voi
 static const ql_way ways[] = {
     {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_neon_pack, ql_gemv_neon_tile},
     {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_neon},
-    {ql_blocked_fits, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+    {ql_takes_everything, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
-static ql_plan plan(const ql_product *p, size_t threads)
-{
-    return ql_ways_plan(ways, WAYS, p, threads);
-}
-
-static void pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
-{
-    ql_way_of(ways, p)->pack(p, plan, index, packed);
-}
-
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
-{
-    ql_way_of(ways, p)->tile(p, t, packed, scratch);
-}
-
 const ql_matmul_kernel ql_matmul_neon = {
-    .name = "neon", .cpu = QL_CPU_NEON, .accepts = accepts, .plan = plan, .pack = pack, .tile = tile};
+    .name = "neon", .cpu = QL_CPU_NEON, .accepts = accepts, .ways = ways, .way_count = WAYS};

@@ -39,5 +39,7 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
     }
 }
 
+static const ql_way way = {ql_takes_everything, ql_packs_nothing, plan, NULL, tile};
+
 const ql_matmul_kernel ql_matmul_portable = {
-    .name = "portable", .accepts = accepts, .plan = plan, .tile = tile, .blas = true};
+    .name = "portable", .accepts = accepts, .ways = &way, .way_count = 1, .blas = true};

@@ -59,4 +59,6 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
             dot_chunk(p, t, col, from, p->w->k - from < CHUNK ? p->w->k - from : CHUNK);
 }
 
-const ql_matmul_kernel ql_matmul_scalar = {.name = "scalar", .accepts = accepts, .plan = plan, .tile = tile};
+static const ql_way way = {ql_takes_everything, ql_packs_nothing, plan, NULL, tile};
+
+const ql_matmul_kernel ql_matmul_scalar = {.name = "scalar", .accepts = accepts, .ways = &way, .way_count = 1};

@@ -10,7 +10,7 @@
 static const size_t least_products = 1u << 19, least_packed = 1u << 16;
 
 typedef struct job {
-    const ql_matmul_kernel *kernel;
+    const ql_way *way;
     const ql_product *product;
     ql_plan plan;
     size_t tiles_across; /* tiles side by side along the outputs */
@@ -27,7 +27,7 @@ static void pack_piece(void *ctx, size_t index, size_t worker)
 {
     const job *j = ctx;
     (void)worker;
-    j->kernel->pack(j->product, j->plan, index, ql_shared_scratch(j->workers));
+    j->way->pack(j->product, j->plan, index, ql_shared_scratch(j->workers));
 }
 
 static void compute_tile(void *ctx, size_t index, size_t worker)
@@ -38,7 +38,7 @@ static void compute_tile(void *ctx, size_t index, size_t worker)
     ql_tile t = {.row = index / j->tiles_across * j->plan.rows, .col = index % j->tiles_across * j->plan.cols};
     t.rows = p->m - t.row < j->plan.rows ? p->m - t.row : j->plan.rows;
     t.cols = outputs - t.col < j->plan.cols ? outputs - t.col : j->plan.cols;
-    j->kernel->tile(p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
+    j->way->tile(p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
     if (j->then.run)
         j->then.run(j->then.self, t);
 }
@@ -78,7 +78,7 @@ static ql_product widened(const ql_matmul_kernel *kernel, const ql_product *p, q
     ql_product wide = *p;
     if (!p->narrow || reads_narrow(kernel, p) || !p->m)
         return wide;
-    ql_plan plan = kernel->plan(p, ql_workers_count(workers));
+    ql_plan plan = ql_kernel_plan(kernel, p, ql_workers_count(workers));
     widening wider = {p, (float *)(void *)((char *)ql_shared_scratch(workers) + wide_offset(plan))};
     ql_parallel(workers, pieces(p->m, WIDE_ROWS), widen_rows, &wider);
     wide.narrow = NULL;
@@ -89,7 +89,7 @@ static ql_product widened(const ql_matmul_kernel *kernel, const ql_product *p, q
 
 ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
 {
-    ql_plan plan = kernel->plan(p, threads);
+    ql_plan plan = ql_kernel_plan(kernel, p, threads);
     size_t wide = p->narrow ? wide_offset(plan) - plan.packed + p->m * ql_product_inputs(p) * sizeof(float) : 0;
     return (ql_scratch){.shared = plan.packed + wide, .worker = plan.scratch};
 }
@@ -98,7 +98,7 @@ static void run(const ql_matmul_kernel *kernel, const ql_product *p, ql_then the
 {
     if (p->m == 0)
         return;
-    job j = {.kernel = kernel, .product = p, .plan = kernel->plan(p, ql_workers_count(workers)), .then = then,
+    job j = {.way = ql_way_of(kernel, p), .product = p, .plan = ql_kernel_plan(kernel, p, ql_workers_count(workers)), .then = then,
              .workers = workers};
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
     j.tiles_across = pieces(outputs, j.plan.cols);
