@@ -84,7 +84,8 @@ QL_API ql_status ql_trainer_save(const ql_trainer *trainer, const char *path, ql
  * stopped (on the same instruction set; threads may differ). The trainer is a new one of the same model, adapters
  * (their values do not matter), data and options. QL_ERR_ARG names the first thing that would make the mathematics
  * differ, with both values: weights, format, data, rank, ..., batch size, learning rate, seed. `steps` may differ
- * where the schedule does not depend on it (constant); recomputation, threads and on_nonfinite may always.
+ * where the schedule does not depend on it (constant), recompute_blocks where activations are not in bf16; threads and
+ * on_nonfinite may always.
  * QL_ERR_FORMAT for a file that is no checkpoint, of another version, or damaged. On error nothing has changed. */
 QL_API ql_status ql_trainer_resume(ql_trainer *trainer, const char *path, ql_error *err);
 

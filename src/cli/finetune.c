@@ -71,7 +71,7 @@ const cli_option finetune_train_options[] = {
      "of the adapters, the order of the data and dropout"},
     {"recompute", CLI_COUNT, FIELD(recompute), "none|all|N", "none", 0, 1e6, false, TRAINING,
      "compute the activations of all blocks, or of N of them, twice to keep fewer: less memory, a step with all of them "
-     "about a third slower; --recompute alone is all"},
+     "a third to a half slower; --recompute alone is all"},
     {"activations", CLI_CHOICE, FIELD(activations), "f32|bf16", "bf16", 0, 0, false, TRAINING,
      "how activations wait for the backward pass; attention's are always f32"},
     {"on-nonfinite", CLI_CHOICE, FIELD(on_nonfinite), "stop|skip", "stop", 0, 0, false, TRAINING,
