@@ -34,7 +34,8 @@ static void embeddings(float *x, ql_noise noise, size_t threads)
     ck_assert_ok(ql_workers_create(&workers, threads, &err), &err);
     ck_assert_ok(ql_model_random(&model, &setup.config, setup.format, 3, workers, &err), &err);
     ck_assert_ok(ql_model_attach(model, &setup.lora, &err), &err);
-    ck_assert_ok(ql_pass_init(&pass, model, TOKENS, LONG, (ql_pass_kind){true, false, SIZE_MAX}, workers, &err), &err);
+    const ql_pass_kind kind = {true, false, SIZE_MAX};
+    ck_assert_ok(ql_pass_init(&pass, model, TOKENS, LONG, kind, workers, &err), &err);
     ck_assert_ok(ql_pass_run(&pass, &batch, 1, NULL, NULL, &loss, workers, &err), &err);
     memcpy(x, pass.saved[0].x, TOKENS * D * sizeof *x);
     ql_pass_free(&pass);

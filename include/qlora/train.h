@@ -30,7 +30,7 @@ typedef struct ql_train_options {
     double max_grad_norm;                   /* 1; 0: no clipping */
     ql_schedule schedule;                   /* cosine */
     size_t warmup_steps;                    /* 0 */
-    size_t recompute_blocks;                /* 0: so many blocks, from the first, keep only their inputs and are computed
+    size_t recompute_blocks;                /* 0: so many blocks, from the first, keep only inputs and are computed
                                                again in the backward pass; SIZE_MAX: all. The last never needs to be */
     bool bf16_activations;                  /* true: what is kept waits in bf16, all but attention's arrays */
     bool shuffle;                           /* true: a seeded permutation each epoch */

@@ -317,7 +317,8 @@ static void forward(ql_pass *pass, const ql_batch *batch, const ql_dropout *drop
     for (size_t i = 0; i < model->config.layers; i++) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
         bool waits = pass->kind.bf16 && pass->kind.backward;
-        float *last = pass->kind.backward ? pass->final_x : pass->out, *out = is_last(pass, i) ? last : pass->saved[i + 1].x;
+        float *last = pass->kind.backward ? pass->final_x : pass->out;
+        float *out = is_last(pass, i) ? last : pass->saved[i + 1].x;
         if (waits)
             narrow(pass, batch, i, true, workers);
         ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);

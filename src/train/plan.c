@@ -111,8 +111,8 @@ static bool shrink(ql_train_options *o, const ql_model *model, ql_train_shape da
     return false;
 }
 
-/* In the order of what a step loses by it: next to nothing while micro-batches keep the products fast; a forward pass of
- * each block that is recomputed; and every product is slower in batches below that. */
+/* In the order of what a step loses by it: next to nothing while micro-batches keep the products fast; a forward pass
+ * of each block that is recomputed; and every product is slower in batches below that. */
 ql_status ql_train_fit(ql_train_options *options, const ql_model *model, ql_train_shape data, size_t threads,
                        size_t other, size_t budget, ql_error *err)
 {
