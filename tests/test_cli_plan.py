@@ -38,8 +38,8 @@ class Plan(Case):
     def test_a_budget_gives_the_same_batches_in_less_memory(self):
         words = ["--data", self.text, "--seq-len", 120, "--batch-size", 8, "--json"]
         asked = self.plan(*words).json()
-        # between the ways: what 8 samples take with recomputation, and with a little less
-        budget = (asked["recomputed"]["total"] + asked["kept"]["total"]) // 2
+        # half of the activations: more than what the process itself takes varies by, with sanitizers too
+        budget = asked["kept"]["total"] - asked["kept"]["activations"] // 2
         fitted = self.plan(*words, "--max-memory", budget).json()
         self.assertTrue(fitted["fits"])
         self.assertEqual(fitted["batch_size"] * fitted["grad_accum"], 8)
