@@ -205,6 +205,16 @@ static void print_quoted(const char *word)
     fputc('\'', stderr);
 }
 
+/* What --max-memory chose stands in its place: another day it might choose otherwise. */
+static bool was_fitted(const finetune *f, const char *name)
+{
+    static const char *const fitted[] = {"max-memory", "batch-size", "grad-accum", "recompute"};
+    for (size_t i = 0; i < sizeof fitted / sizeof *fitted && f->v->max_memory; i++)
+        if (strcmp(name, fitted[i]) == 0)
+            return true;
+    return false;
+}
+
 void finetune_say_how_to_go_on(const finetune *f)
 {
     const cli_args *args = f->session.args;
@@ -212,7 +222,7 @@ void finetune_say_how_to_go_on(const finetune *f)
     fprintf(stderr, "Stopped after step %zu of %zu; the adapter is in %s. To go on:\n  qlora finetune",
             ql_trainer_done(f->trainer), ql_trainer_steps(f->trainer), f->v->output);
     for (size_t i = 0; (option = cli_option_at(args->command, i)) != NULL; i++) {
-        if (!args->given[i] || args->from_file[i] || strcmp(option->name, "resume") == 0)
+        if (!args->given[i] || args->from_file[i] || strcmp(option->name, "resume") == 0 || was_fitted(f, option->name))
             continue;
         bool flag = option->kind == CLI_FLAG;
         fprintf(stderr, " --%s%s%s", flag && strcmp(args->given[i], "no") == 0 ? "no-" : "", option->name,
@@ -222,5 +232,8 @@ void finetune_say_how_to_go_on(const finetune *f)
         if (!flag)
             print_quoted(args->given[i]);
     }
+    if (f->v->max_memory)
+        fprintf(stderr, " --batch-size %zu --grad-accum %zu --recompute %zu", f->train.batch_size, f->train.grad_accum,
+                finetune_recomputed(f));
     fputs(" --resume\n", stderr);
 }
