@@ -1,5 +1,6 @@
 #include "kern/matmul.h"
 
+#include "kern/blocked.h"
 #include "kern/kernels.h"
 
 const ql_matmul_kernel *const ql_matmul_kernels[] = {
@@ -30,12 +31,34 @@ const ql_matmul_kernel *ql_matmul_select(const ql_wview *w, uint32_t features, u
     return ql_matmul_kernels[0];
 }
 
+static size_t way_packed(const ql_way *way, const ql_product *p)
+{
+    return way->blocked ? ql_blocked_plan(way->blocked, p, 1).packed : way->packed(p);
+}
+
 ql_plan ql_kernel_plan(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
 {
-    ql_plan plan = ql_way_of(kernel, p)->plan(p, threads);
+    const ql_way *way = ql_way_of(kernel, p);
+    ql_plan plan = way->blocked ? ql_blocked_plan(way->blocked, p, threads) : way->plan(p, threads);
     for (size_t i = 0; i < kernel->way_count; i++) {
-        size_t packed = kernel->ways[i].packed(p);
+        size_t packed = way_packed(&kernel->ways[i], p);
         plan.packed = plan.packed > packed ? plan.packed : packed;
     }
     return plan;
+}
+
+void ql_way_pack(const ql_way *way, const ql_product *p, ql_plan plan, size_t index, void *packed)
+{
+    if (way->blocked)
+        ql_blocked_pack(way->blocked, p, plan, index, packed);
+    else
+        way->pack(p, plan, index, packed);
+}
+
+void ql_way_tile(const ql_way *way, const ql_product *p, ql_tile t, const void *packed, void *scratch)
+{
+    if (way->blocked)
+        ql_blocked_tile(way->blocked, p, t, packed, scratch);
+    else
+        way->tile(p, t, packed, scratch);
 }

@@ -56,6 +56,7 @@ typedef struct ql_way {
     /* Computes one rectangle. An output's value depends neither on the rectangle nor on its neighbours; a
      * way that cannot promise that plans the same rectangles for any number of threads. */
     void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+    const struct ql_blocked *blocked; /* the way of blocked.h, in place of the functions above; else NULL */
 } ql_way;
 
 /* For ways that pack nothing, and for the one that takes everything. */
@@ -68,6 +69,12 @@ static inline size_t ql_packs_nothing(const ql_product *p)
 static inline bool ql_takes_everything(const ql_product *p)
 {
     (void)p;
+    return true;
+}
+
+static inline bool ql_accepts_everything(const ql_wview *w)
+{
+    (void)w;
     return true;
 }
 
@@ -94,6 +101,9 @@ static inline const ql_way *ql_way_of(const ql_matmul_kernel *kernel, const ql_p
         way++;
     return way;
 }
+
+void ql_way_pack(const ql_way *way, const ql_product *p, ql_plan plan, size_t index, void *packed);
+void ql_way_tile(const ql_way *way, const ql_product *p, ql_tile t, const void *packed, void *scratch);
 
 /* The plan of a product, with enough packed x for fewer tokens too, whatever way those go. */
 ql_plan ql_kernel_plan(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads);

@@ -318,9 +318,12 @@ static bool few_fits(const ql_product *p)
 }
 
 static const ql_way ways[] = {
-    {few_fits, ql_few_packed, ql_few_plan, ql_few_avx512_pack, ql_few_avx512_tile},
-    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_pack, ql_gemv_avx512_tile},
-    {ql_takes_everything, tiles_packed, tiles_plan, tiles_pack, tiles_tile},
+    {.fits = few_fits, .packed = ql_few_packed, .plan = ql_few_plan,
+     .pack = ql_few_avx512_pack, .tile = ql_few_avx512_tile},
+    {.fits = ql_gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
+     .pack = ql_gemv_avx512_pack, .tile = ql_gemv_avx512_tile},
+    {.fits = ql_takes_everything, .packed = tiles_packed, .plan = tiles_plan,
+     .pack = tiles_pack, .tile = tiles_tile},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 

@@ -109,26 +109,6 @@ static bool accepts(const ql_wview *w)
     return w->format.code != QL_CODE_F32; /* an LM head in 16 bits is a quarter of a small model's work */
 }
 
-static size_t blocked_packed(const ql_product *p)
-{
-    return ql_blocked_plan(&blocked, p, 1).packed;
-}
-
-static ql_plan blocked_plan(const ql_product *p, size_t threads)
-{
-    return ql_blocked_plan(&blocked, p, threads);
-}
-
-static void blocked_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
-{
-    ql_blocked_pack(&blocked, p, plan, index, packed);
-}
-
-static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
-{
-    ql_blocked_tile(&blocked, p, t, packed, scratch);
-}
-
 static bool few_pairs_fit(const ql_product *p)
 {
     return p->w->table && ql_few_fits(p);
@@ -140,12 +120,16 @@ static bool gemv_pairs_fit(const ql_product *p)
 }
 
 static const ql_way ways[] = {
-    {few_pairs_fit, ql_few_packed, ql_few_plan, ql_few_avx512_bf16_pack, ql_few_avx512_bf16_tile},
-    {gemv_pairs_fit, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_bf16_pack, ql_gemv_avx512_bf16_tile},
-    {ql_few_fits, ql_few_packed, ql_few_plan, ql_few_avx512_pack, ql_few_avx512_tile},
-    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_avx512_pack, ql_gemv_avx512_tile},
-    {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_avx512},
-    {ql_takes_everything, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+    {.fits = few_pairs_fit, .packed = ql_few_packed, .plan = ql_few_plan,
+     .pack = ql_few_avx512_bf16_pack, .tile = ql_few_avx512_bf16_tile},
+    {.fits = gemv_pairs_fit, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
+     .pack = ql_gemv_avx512_bf16_pack, .tile = ql_gemv_avx512_bf16_tile},
+    {.fits = ql_few_fits, .packed = ql_few_packed, .plan = ql_few_plan,
+     .pack = ql_few_avx512_pack, .tile = ql_few_avx512_tile},
+    {.fits = ql_gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
+     .pack = ql_gemv_avx512_pack, .tile = ql_gemv_avx512_tile},
+    {.fits = ql_ggml_few_fits, .packed = ql_ggml_few_packed, .plan = ql_ggml_few_plan, .tile = ql_ggml_few_avx512},
+    {.fits = ql_takes_everything, .blocked = &blocked},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 

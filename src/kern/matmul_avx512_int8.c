@@ -33,18 +33,20 @@ static ql_plan wide_plan(const ql_product *p, size_t threads)
 
 static void wide_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
 {
-    ql_way_of(&ql_matmul_avx512, p)->pack(p, plan, index, packed);
+    ql_way_pack(ql_way_of(&ql_matmul_avx512, p), p, plan, index, packed);
 }
 
 static void wide_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
 {
-    ql_way_of(&ql_matmul_avx512, p)->tile(p, t, packed, scratch);
+    ql_way_tile(ql_way_of(&ql_matmul_avx512, p), p, t, packed, scratch);
 }
 
 static const ql_way ways[] = {
-    {gemv_fits, ql_gemv_int8_packed, ql_gemv_int8_plan, ql_gemv_int8_pack, ql_gemv_int8_tile},
-    {forward, ql_few_int8_packed, ql_few_int8_plan, ql_few_int8_pack, ql_few_int8_tile},
-    {ql_takes_everything, wide_packed, wide_plan, wide_pack, wide_tile},
+    {.fits = gemv_fits, .packed = ql_gemv_int8_packed, .plan = ql_gemv_int8_plan,
+     .pack = ql_gemv_int8_pack, .tile = ql_gemv_int8_tile},
+    {.fits = forward, .packed = ql_few_int8_packed, .plan = ql_few_int8_plan,
+     .pack = ql_few_int8_pack, .tile = ql_few_int8_tile},
+    {.fits = ql_takes_everything, .packed = wide_packed, .plan = wide_plan, .pack = wide_pack, .tile = wide_tile},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 

@@ -85,38 +85,13 @@ static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size
 static const ql_blocked blocked = {
     .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .multiply = multiply};
 
-static bool accepts(const ql_wview *w)
-{
-    (void)w;
-    return true;
-}
-
-static size_t blocked_packed(const ql_product *p)
-{
-    return ql_blocked_plan(&blocked, p, 1).packed;
-}
-
-static ql_plan blocked_plan(const ql_product *p, size_t threads)
-{
-    return ql_blocked_plan(&blocked, p, threads);
-}
-
-static void blocked_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
-{
-    ql_blocked_pack(&blocked, p, plan, index, packed);
-}
-
-static void blocked_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
-{
-    ql_blocked_tile(&blocked, p, t, packed, scratch);
-}
-
 static const ql_way ways[] = {
-    {ql_gemv_fits, ql_gemv_packed, ql_gemv_plan, ql_gemv_neon_pack, ql_gemv_neon_tile},
-    {ql_ggml_few_fits, ql_ggml_few_packed, ql_ggml_few_plan, NULL, ql_ggml_few_neon},
-    {ql_takes_everything, blocked_packed, blocked_plan, blocked_pack, blocked_tile},
+    {.fits = ql_gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
+     .pack = ql_gemv_neon_pack, .tile = ql_gemv_neon_tile},
+    {.fits = ql_ggml_few_fits, .packed = ql_ggml_few_packed, .plan = ql_ggml_few_plan, .tile = ql_ggml_few_neon},
+    {.fits = ql_takes_everything, .blocked = &blocked},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
 const ql_matmul_kernel ql_matmul_neon = {
-    .name = "neon", .cpu = QL_CPU_NEON, .accepts = accepts, .ways = ways, .way_count = WAYS};
+    .name = "neon", .cpu = QL_CPU_NEON, .accepts = ql_accepts_everything, .ways = ways, .way_count = WAYS};

@@ -7,12 +7,6 @@
 /* A panel holds COLS outputs and DEPTH terms of their sums: 128 KB, for a second-level cache. */
 enum { ROWS = 512, COLS = 128, DEPTH = 256 };
 
-static bool accepts(const ql_wview *w)
-{
-    (void)w;
-    return true;
-}
-
 static ql_plan plan(const ql_product *p, size_t threads)
 {
     (void)p, (void)threads;
@@ -39,7 +33,7 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
     }
 }
 
-static const ql_way way = {ql_takes_everything, ql_packs_nothing, plan, NULL, tile};
+static const ql_way way = {.fits = ql_takes_everything, .packed = ql_packs_nothing, .plan = plan, .tile = tile};
 
 const ql_matmul_kernel ql_matmul_portable = {
-    .name = "portable", .accepts = accepts, .ways = &way, .way_count = 1, .blas = true};
+    .name = "portable", .accepts = ql_accepts_everything, .ways = &way, .way_count = 1, .blas = true};

@@ -3,12 +3,6 @@
 
 enum { ROWS = 64, COLS = 64, CHUNK = 64 };
 
-static bool accepts(const ql_wview *w)
-{
-    (void)w;
-    return true;
-}
-
 static ql_plan plan(const ql_product *p, size_t threads)
 {
     (void)p, (void)threads;
@@ -59,6 +53,7 @@ static void tile(const ql_product *p, ql_tile t, const void *packed, void *scrat
             dot_chunk(p, t, col, from, p->w->k - from < CHUNK ? p->w->k - from : CHUNK);
 }
 
-static const ql_way way = {ql_takes_everything, ql_packs_nothing, plan, NULL, tile};
+static const ql_way way = {.fits = ql_takes_everything, .packed = ql_packs_nothing, .plan = plan, .tile = tile};
 
-const ql_matmul_kernel ql_matmul_scalar = {.name = "scalar", .accepts = accepts, .ways = &way, .way_count = 1};
+const ql_matmul_kernel ql_matmul_scalar = {
+    .name = "scalar", .accepts = ql_accepts_everything, .ways = &way, .way_count = 1};

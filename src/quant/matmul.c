@@ -27,7 +27,7 @@ static void pack_piece(void *ctx, size_t index, size_t worker)
 {
     const job *j = ctx;
     (void)worker;
-    j->way->pack(j->product, j->plan, index, ql_shared_scratch(j->workers));
+    ql_way_pack(j->way, j->product, j->plan, index, ql_shared_scratch(j->workers));
 }
 
 static void compute_tile(void *ctx, size_t index, size_t worker)
@@ -38,7 +38,7 @@ static void compute_tile(void *ctx, size_t index, size_t worker)
     ql_tile t = {.row = index / j->tiles_across * j->plan.rows, .col = index % j->tiles_across * j->plan.cols};
     t.rows = p->m - t.row < j->plan.rows ? p->m - t.row : j->plan.rows;
     t.cols = outputs - t.col < j->plan.cols ? outputs - t.col : j->plan.cols;
-    j->way->tile(p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
+    ql_way_tile(j->way, p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
     if (j->then.run)
         j->then.run(j->then.self, t);
 }
