@@ -89,12 +89,12 @@ static void pack_micro(const float *x, size_t ldx, size_t depth, size_t tokens, 
             out[j * tokens + r] = x[r * ldx + j];
 }
 
-void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index, float *packed)
+void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index)
 {
     size_t inputs = ql_product_inputs(p), panels = pieces(inputs, b->depth);
     size_t row = index / panels * plan.rows, from = index % panels * b->depth;
     size_t rows = least(plan.rows, p->m - row), depth = least(b->depth, inputs - from);
-    float *out = packed + row * lines(b, inputs) + rows * lines(b, from);
+    float *out = (float *)p->packed + row * lines(b, inputs) + rows * lines(b, from);
     split s = split_rows(b, rows);
     for (size_t i = 0; i < s.count; i++) {
         size_t tokens = s.small + (i < s.larger);
@@ -104,7 +104,7 @@ void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, siz
     }
 }
 
-void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, const float *packed, float *panel)
+void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, float *panel)
 {
     size_t inputs = ql_product_inputs(p);
     split s = split_rows(b, t.rows);
@@ -112,7 +112,7 @@ void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, const 
         size_t depth = least(b->depth, inputs - from);
         for (size_t col = t.col; col < t.col + t.cols; col += b->width) {
             size_t cols = least(b->width, t.col + t.cols - col);
-            const float *a = packed + t.row * lines(b, inputs) + t.rows * lines(b, from);
+            const float *a = (const float *)p->packed + t.row * lines(b, inputs) + t.rows * lines(b, from);
             float *y = p->y + t.row * p->ldy + col;
             b->fill(p, col, cols, from, depth, panel);
             for (size_t i = 0; i < s.count; i++) {

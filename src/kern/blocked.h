@@ -23,8 +23,8 @@ typedef struct ql_blocked {
 } ql_blocked;
 
 ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads);
-void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index, float *packed);
-void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, const float *packed, float *panel);
+void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index);
+void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, float *panel);
 
 /* Any format, in plain C: the slow way to fill a panel. */
 void ql_blocked_fill(const ql_product *p, size_t width, size_t col, size_t cols, size_t from, size_t depth,

@@ -40,16 +40,16 @@ static inline ql_plan ql_few_plan(const ql_product *p, size_t threads)
 }
 
 /* bf16: x and W are rounded to bf16; 4-bit codes only. */
-void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index, void *packed);
-void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index);
+void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, void *scratch);
 
 /* x and W are rounded to bytes; any number of tokens. */
 size_t ql_few_int8_packed(const ql_product *p);
 ql_plan ql_few_int8_plan(const ql_product *p, size_t threads);
-void ql_few_int8_pack(const ql_product *p, ql_plan plan, size_t index, void *packed);
-void ql_few_int8_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_few_int8_pack(const ql_product *p, ql_plan plan, size_t index);
+void ql_few_int8_tile(const ql_product *p, ql_tile t, void *scratch);
 
-void ql_few_avx512_pack(const ql_product *p, ql_plan plan, size_t index, void *packed);
-void ql_few_avx512_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_few_avx512_pack(const ql_product *p, ql_plan plan, size_t index);
+void ql_few_avx512_tile(const ql_product *p, ql_tile t, void *scratch);
 
 #endif

@@ -17,9 +17,9 @@ static inline __m512 few_value(size_t bits, __m512i word, unsigned shift, __m512
 #include "kern/few_avx512.h"
 
 /* Packs chunk `index` of x: [column][token]. */
-void ql_few_avx512_pack(const ql_product *p, ql_plan plan, size_t index, void *out_bytes)
+void ql_few_avx512_pack(const ql_product *p, ql_plan plan, size_t index)
 {
-    float *packed = out_bytes;
+    float *packed = p->packed;
     (void)plan;
     size_t tokens = ql_few_tokens(p->m), from = index * CHUNK;
     for (size_t col = from; col < from + CHUNK; col += WORDS) {
@@ -30,12 +30,12 @@ void ql_few_avx512_pack(const ql_product *p, ql_plan plan, size_t index, void *o
     }
 }
 
-void ql_few_avx512_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_few_avx512_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
     const few_way four = {4, 4, false}, eight = {8, 4, false};
     if (p->w->table)
-        few_avx512(four, p, t, _mm512_loadu_ps(p->w->table), packed);
+        few_avx512(four, p, t, _mm512_loadu_ps(p->w->table), p->packed);
     else
-        few_avx512(eight, p, t, _mm512_setzero_ps(), packed);
+        few_avx512(eight, p, t, _mm512_setzero_ps(), p->packed);
 }

@@ -18,9 +18,9 @@ static inline __m512 few_value(size_t bits, __m512i word, unsigned shift, __m512
 #include "kern/few_avx512.h"
 
 /* Packs chunk `index` of x: for every four columns their pairs (0, 2) and (1, 3), each [token]. */
-void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index, void *out_bytes)
+void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index)
 {
-    float *packed = out_bytes;
+    float *packed = p->packed;
     (void)plan;
     size_t tokens = ql_few_tokens(p->m), from = index * CHUNK;
     float *out = packed + from / 2 * tokens;
@@ -33,9 +33,9 @@ void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index, vo
     }
 }
 
-void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
     const few_way pairs = {4, 2, false};
-    few_avx512(pairs, p, t, (__m512)table_bf16(p->w->table), packed);
+    few_avx512(pairs, p, t, (__m512)table_bf16(p->w->table), p->packed);
 }

@@ -55,11 +55,11 @@ static void pack_block(const ql_product *p, size_t token, size_t count, size_t a
 }
 
 /* Packs the sixteen tokens `index`. */
-void ql_few_int8_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+void ql_few_int8_pack(const ql_product *p, ql_plan plan, size_t index)
 {
     size_t token = index * QL_FEW_MOST, end = ql_few_padded(p->w);
     size_t count = p->m - token < QL_FEW_MOST ? p->m - token : QL_FEW_MOST;
-    float *out = (float *)packed + end / QL_BLOCK * token * BLOCK_WORDS, step = 1;
+    float *out = (float *)p->packed + end / QL_BLOCK * token * BLOCK_WORDS, step = 1;
     (void)plan;
     if (p->w->table)
         int8_table(p->w->table, &step);
@@ -67,13 +67,13 @@ void ql_few_int8_pack(const ql_product *p, ql_plan plan, size_t index, void *pac
         pack_block(p, token, count, at, step, out);
 }
 
-void ql_few_int8_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_few_int8_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     const few_way four = {4, 1, true}, eight = {8, 1, true};
     float step;
     (void)scratch;
     if (p->w->table)
-        few_avx512(four, p, t, (__m512)int8_table(p->w->table, &step), packed);
+        few_avx512(four, p, t, (__m512)int8_table(p->w->table, &step), p->packed);
     else
-        few_avx512(eight, p, t, _mm512_setzero_ps(), packed);
+        few_avx512(eight, p, t, _mm512_setzero_ps(), p->packed);
 }

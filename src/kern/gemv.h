@@ -37,23 +37,23 @@ static inline ql_plan ql_gemv_plan(const ql_product *p, size_t threads)
                      .packed = ql_gemv_packed(p)};
 }
 
-void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
-void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token);
+void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, void *scratch);
 
-void ql_gemv_neon_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
-void ql_gemv_neon_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_gemv_neon_pack(const ql_product *p, ql_plan plan, size_t token);
+void ql_gemv_neon_tile(const ql_product *p, ql_tile t, void *scratch);
 
-void ql_gemv_avx512_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
-void ql_gemv_avx512_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_gemv_avx512_pack(const ql_product *p, ql_plan plan, size_t token);
+void ql_gemv_avx512_tile(const ql_product *p, ql_tile t, void *scratch);
 
 /* x and W are rounded to bytes; coded weights and one or two tokens only. */
 size_t ql_gemv_int8_packed(const ql_product *p);
 ql_plan ql_gemv_int8_plan(const ql_product *p, size_t threads);
-void ql_gemv_int8_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
-void ql_gemv_int8_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_gemv_int8_pack(const ql_product *p, ql_plan plan, size_t token);
+void ql_gemv_int8_tile(const ql_product *p, ql_tile t, void *scratch);
 
 /* x and W are rounded to bf16; 4-bit codes and one or two tokens only. */
-void ql_gemv_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t token, void *packed);
-void ql_gemv_avx512_bf16_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_gemv_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t token);
+void ql_gemv_avx512_bf16_tile(const ql_product *p, ql_tile t, void *scratch);
 
 #endif

@@ -7,9 +7,9 @@ enum { AT_ONCE = 4, LANES = 8, AHEAD = 16384 };
 
 /* Puts x in the order in which a block's values come out, and zeros where W is padded: vector q of a half has columns
  * 4 q to 4 q + 3 and those 16 further on. */
-void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token, void *out_bytes)
+void ql_gemv_avx2_pack(const ql_product *p, ql_plan plan, size_t token)
 {
-    float *packed = out_bytes;
+    float *packed = p->packed;
     (void)plan;
     size_t k = p->w->k, end = ql_gemv_padded(p->w);
     const float *x = p->x + token * p->ldx;
@@ -176,8 +176,8 @@ static inline __attribute__((always_inline)) void one_row(const ql_product *p, s
 
 #include "kern/gemv_rows.h"
 
-void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_gemv_avx2_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
-    all_tokens(p, t, packed);
+    all_tokens(p, t, p->packed);
 }

@@ -9,9 +9,9 @@ enum { UNIT = 128, AT_ONCE = 4, LANES = 16, AHEAD = 16384 };
 
 /* Puts x in the order in which the codes come out of a unit, and zeros where W is padded. A 4-bit unit
  * holds 128 columns in 16 words; nibble s of word l is column 64 (l / 8) + 4 (l % 8) + s / 2 + 32 (s % 2). */
-void ql_gemv_avx512_pack(const ql_product *p, ql_plan plan, size_t token, void *out_bytes)
+void ql_gemv_avx512_pack(const ql_product *p, ql_plan plan, size_t token)
 {
-    float *packed = out_bytes;
+    float *packed = p->packed;
     (void)plan;
     size_t k = p->w->k, end = ql_gemv_padded(p->w);
     const float *x = p->x + token * p->ldx;
@@ -159,8 +159,8 @@ static inline __attribute__((always_inline)) void one_row(const ql_product *p, s
 
 #include "kern/gemv_rows.h"
 
-void ql_gemv_avx512_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_gemv_avx512_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
-    all_tokens(p, t, packed);
+    all_tokens(p, t, p->packed);
 }

@@ -8,9 +8,9 @@ enum { UNIT = 128, HALF = 32, AHEAD = 16384 };
 
 /* Puts x, rounded, in the order in which the codes come out of a unit, and zeros where W is padded. A unit holds 128
  * columns in 32 half words; nibble s of half word l is column 64 (l / 16) + 2 (l % 16) + s / 2 + 32 (s % 2). */
-void ql_gemv_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t token, void *out_bytes)
+void ql_gemv_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t token)
 {
-    float *packed = out_bytes;
+    float *packed = p->packed;
     (void)plan;
     static const uint16_t even[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
                                       32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
@@ -100,16 +100,16 @@ static inline __attribute__((always_inline)) void all_rows(const ql_product *p, 
     }
 }
 
-void ql_gemv_avx512_bf16_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_gemv_avx512_bf16_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
     bool split = p->w->format.group == 32;
     if (p->m == 1 && split)
-        all_rows(p, t, 1, true, packed);
+        all_rows(p, t, 1, true, p->packed);
     else if (p->m == 1)
-        all_rows(p, t, 1, false, packed);
+        all_rows(p, t, 1, false, p->packed);
     else if (split)
-        all_rows(p, t, 2, true, packed);
+        all_rows(p, t, 2, true, p->packed);
     else
-        all_rows(p, t, 2, false, packed);
+        all_rows(p, t, 2, false, p->packed);
 }

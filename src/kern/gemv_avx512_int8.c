@@ -47,9 +47,9 @@ static void pack_4bit(const ql_product *p, size_t token, float step, __m512i *ou
     }
 }
 
-void ql_gemv_int8_pack(const ql_product *p, ql_plan plan, size_t token, void *packed)
+void ql_gemv_int8_pack(const ql_product *p, ql_plan plan, size_t token)
 {
-    __m512i *out = packed;
+    __m512i *out = p->packed;
     (void)plan;
     if (p->w->table) {
         float step;
@@ -162,11 +162,11 @@ static inline __attribute__((always_inline)) void all_rows(const ql_product *p, 
     }
 }
 
-void ql_gemv_int8_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_gemv_int8_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
     if (p->m == 1)
-        all_rows(p, t, 1, packed);
+        all_rows(p, t, 1, p->packed);
     else
-        all_rows(p, t, 2, packed);
+        all_rows(p, t, 2, p->packed);
 }

@@ -6,10 +6,10 @@
 enum { AT_ONCE = 4, AHEAD = 2048 };
 
 /* Copies x, with zeros where W is padded. */
-void ql_gemv_neon_pack(const ql_product *p, ql_plan plan, size_t token, void *packed)
+void ql_gemv_neon_pack(const ql_product *p, ql_plan plan, size_t token)
 {
     size_t k = p->w->k, end = ql_gemv_padded(p->w);
-    float *out = (float *)packed + token * end;
+    float *out = (float *)p->packed + token * end;
     (void)plan;
     memcpy(out, p->x + token * p->ldx, k * sizeof *out);
     memset(out + k, 0, (end - k) * sizeof *out);
@@ -94,8 +94,8 @@ static inline __attribute__((always_inline)) void one_row(const ql_product *p, s
 
 #include "kern/gemv_rows.h"
 
-void ql_gemv_neon_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_gemv_neon_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
-    all_tokens(p, t, packed);
+    all_tokens(p, t, p->packed);
 }

@@ -72,9 +72,9 @@ static inline __attribute__((always_inline)) void rows_times(const ql_product *p
         }
 }
 
-__attribute__((flatten)) void NAMED(ql_ggml_few_, QL_ISA)(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+__attribute__((flatten)) void NAMED(ql_ggml_few_, QL_ISA)(const ql_product *p, ql_tile t, void *scratch)
 {
-    (void)packed, (void)scratch;
+    (void)scratch;
     switch (p->w->format.code) {
     case QL_CODE_Q8_0:
         rows_times(p, QL_CODE_Q8_0, t);

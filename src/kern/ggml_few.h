@@ -24,8 +24,8 @@ static inline size_t ql_ggml_few_packed(const ql_product *p)
     return 0;
 }
 
-void ql_ggml_few_avx2(const ql_product *p, ql_tile t, const void *packed, void *scratch);
-void ql_ggml_few_neon(const ql_product *p, ql_tile t, const void *packed, void *scratch);
-void ql_ggml_few_avx512(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_ggml_few_avx2(const ql_product *p, ql_tile t, void *scratch);
+void ql_ggml_few_neon(const ql_product *p, ql_tile t, void *scratch);
+void ql_ggml_few_avx512(const ql_product *p, ql_tile t, void *scratch);
 
 #endif

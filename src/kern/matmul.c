@@ -47,18 +47,18 @@ ql_plan ql_kernel_plan(const ql_matmul_kernel *kernel, const ql_product *p, size
     return plan;
 }
 
-void ql_way_pack(const ql_way *way, const ql_product *p, ql_plan plan, size_t index, void *packed)
+void ql_way_pack(const ql_way *way, const ql_product *p, ql_plan plan, size_t index)
 {
     if (way->blocked)
-        ql_blocked_pack(way->blocked, p, plan, index, packed);
+        ql_blocked_pack(way->blocked, p, plan, index);
     else
-        way->pack(p, plan, index, packed);
+        way->pack(p, plan, index);
 }
 
-void ql_way_tile(const ql_way *way, const ql_product *p, ql_tile t, const void *packed, void *scratch)
+void ql_way_tile(const ql_way *way, const ql_product *p, ql_tile t, void *scratch)
 {
     if (way->blocked)
-        ql_blocked_tile(way->blocked, p, t, packed, scratch);
+        ql_blocked_tile(way->blocked, p, t, scratch);
     else
-        way->tile(p, t, packed, scratch);
+        way->tile(p, t, scratch);
 }

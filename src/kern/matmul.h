@@ -18,6 +18,10 @@ typedef struct ql_product {
     float *y;
     size_t ldy;
     bool add;
+    void *packed; /* x in the order of the way that multiplies: src/quant/matmul.c sees to it */
+    /* One more product whose sum goes to the same y, of the same m, outputs and direction; NULL: none. Its y and add do
+     * not count. */
+    const struct ql_product *next;
 } ql_product;
 
 static inline size_t ql_product_outputs(const ql_product *p)
@@ -50,13 +54,18 @@ typedef struct ql_way {
     bool (*fits)(const ql_product *p);
     /* Bytes of packed x for the most tokens that would come this way, were p of no more than p->m tokens. */
     size_t (*packed)(const ql_product *p);
-    ql_plan (*plan)(const ql_product *p, size_t threads); /* reads only w, transposed and m of p */
+    ql_plan (*plan)(const ql_product *p, size_t threads); /* reads only w, transposed, m and next of p */
     /* Makes piece `index` of the packed x. NULL when plan().packs is always 0. */
-    void (*pack)(const ql_product *p, ql_plan plan, size_t index, void *packed);
+    void (*pack)(const ql_product *p, ql_plan plan, size_t index);
     /* Computes one rectangle. An output's value depends neither on the rectangle nor on its neighbours; a
      * way that cannot promise that plans the same rectangles for any number of threads. */
-    void (*tile)(const ql_product *p, ql_tile t, const void *packed, void *scratch);
+    void (*tile)(const ql_product *p, ql_tile t, void *scratch);
     const struct ql_blocked *blocked; /* the way of blocked.h, in place of the functions above; else NULL */
+    /* `tile` adds up p and what is chained to it, all of which comes this way, and rows, cols and scratch of `plan` are
+     * for the whole chain (packed and packs for p alone). Otherwise each product of a chain has its own call. */
+    bool chains;
+    /* The packed x depends on x, m, inputs and direction alone: weights of any format, plan or chain may share it. */
+    bool packs_alike;
 } ql_way;
 
 /* For ways that pack nothing, and for the one that takes everything. */
@@ -102,8 +111,8 @@ static inline const ql_way *ql_way_of(const ql_matmul_kernel *kernel, const ql_p
     return way;
 }
 
-void ql_way_pack(const ql_way *way, const ql_product *p, ql_plan plan, size_t index, void *packed);
-void ql_way_tile(const ql_way *way, const ql_product *p, ql_tile t, const void *packed, void *scratch);
+void ql_way_pack(const ql_way *way, const ql_product *p, ql_plan plan, size_t index);
+void ql_way_tile(const ql_way *way, const ql_product *p, ql_tile t, void *scratch);
 
 /* The plan of a product, with enough packed x for fewer tokens too, whatever way those go. */
 ql_plan ql_kernel_plan(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads);

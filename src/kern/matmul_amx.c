@@ -116,12 +116,12 @@ static void pack_block(const ql_product *p, size_t row, size_t rows, size_t from
             pack_tile(p, (row + r) * p->ldx + from + at, least(LANES, rows - r), least(STEP, depth - at), out);
 }
 
-static void tiles_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+static void tiles_pack(const ql_product *p, ql_plan plan, size_t index)
 {
     size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), panels = pieces(inputs, terms);
     size_t row = index / panels * plan.rows, from = index % panels * terms;
     size_t rows = least(plan.rows, p->m - row), depth = least(terms, inputs - from);
-    uint16_t *out = (uint16_t *)packed + (row * ql_amx_steps(inputs) + packed_rows(rows) * (from / STEP)) * STEP;
+    uint16_t *out = (uint16_t *)p->packed + (row * ql_amx_steps(inputs) + packed_rows(rows) * (from / STEP)) * STEP;
     for (size_t r = 0; r < rows; r += BLOCK) {
         size_t some = least(BLOCK, rows - r);
         pack_block(p, row + r, some, from, depth, out);
@@ -290,12 +290,12 @@ static void write_rows(const ql_product *p, ql_tile t, const float *sums)
     }
 }
 
-static void tiles_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+static void tiles_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), across = pieces(t.rows, BLOCK) * SUMS;
     uint16_t *panel = scratch;
     float *sums = (float *)(void *)(panel + QL_AMX_OUTPUTS * terms);
-    const uint16_t *x = (const uint16_t *)packed + t.row * ql_amx_steps(inputs) * STEP;
+    const uint16_t *x = (const uint16_t *)p->packed + t.row * ql_amx_steps(inputs) * STEP;
     tiles_begin();
     for (size_t from = 0; from < inputs; from += terms, x += packed_rows(t.rows) * terms) {
         size_t depth = least(terms, inputs - from);

@@ -31,14 +31,14 @@ static ql_plan wide_plan(const ql_product *p, size_t threads)
     return ql_kernel_plan(&ql_matmul_avx512, p, threads);
 }
 
-static void wide_pack(const ql_product *p, ql_plan plan, size_t index, void *packed)
+static void wide_pack(const ql_product *p, ql_plan plan, size_t index)
 {
-    ql_way_pack(ql_way_of(&ql_matmul_avx512, p), p, plan, index, packed);
+    ql_way_pack(ql_way_of(&ql_matmul_avx512, p), p, plan, index);
 }
 
-static void wide_tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+static void wide_tile(const ql_product *p, ql_tile t, void *scratch)
 {
-    ql_way_tile(ql_way_of(&ql_matmul_avx512, p), p, t, packed, scratch);
+    ql_way_tile(ql_way_of(&ql_matmul_avx512, p), p, t, scratch);
 }
 
 static const ql_way ways[] = {

@@ -13,9 +13,8 @@ static ql_plan plan(const ql_product *p, size_t threads)
     return (ql_plan){.rows = ROWS, .cols = COLS, .scratch = sizeof(float) * COLS * DEPTH};
 }
 
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+static void tile(const ql_product *p, ql_tile t, void *scratch)
 {
-    (void)packed;
     float *panel = scratch, *y = p->y + t.row * p->ldy + t.col;
     size_t inputs = ql_product_inputs(p), ld = p->transposed ? COLS : DEPTH;
     for (size_t from = 0; from < inputs; from += DEPTH) {

@@ -37,9 +37,9 @@ static void axpy_row(const ql_product *p, ql_tile t, size_t n)
     }
 }
 
-static void tile(const ql_product *p, ql_tile t, const void *packed, void *scratch)
+static void tile(const ql_product *p, ql_tile t, void *scratch)
 {
-    (void)packed, (void)scratch;
+    (void)scratch;
     for (size_t row = t.row; row < t.row + t.rows && !p->add; row++)
         for (size_t col = t.col; col < t.col + t.cols; col++)
             p->y[row * p->ldy + col] = 0;

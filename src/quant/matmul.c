@@ -27,7 +27,7 @@ static void pack_piece(void *ctx, size_t index, size_t worker)
 {
     const job *j = ctx;
     (void)worker;
-    ql_way_pack(j->way, j->product, j->plan, index, ql_shared_scratch(j->workers));
+    ql_way_pack(j->way, j->product, j->plan, index);
 }
 
 static void compute_tile(void *ctx, size_t index, size_t worker)
@@ -38,7 +38,7 @@ static void compute_tile(void *ctx, size_t index, size_t worker)
     ql_tile t = {.row = index / j->tiles_across * j->plan.rows, .col = index % j->tiles_across * j->plan.cols};
     t.rows = p->m - t.row < j->plan.rows ? p->m - t.row : j->plan.rows;
     t.cols = outputs - t.col < j->plan.cols ? outputs - t.col : j->plan.cols;
-    ql_way_tile(j->way, p, t, ql_shared_scratch(j->workers), ql_worker_scratch(j->workers, worker));
+    ql_way_tile(j->way, p, t, ql_worker_scratch(j->workers, worker));
     if (j->then.run)
         j->then.run(j->then.self, t);
 }
@@ -94,10 +94,11 @@ ql_scratch ql_product_scratch(const ql_matmul_kernel *kernel, const ql_product *
     return (ql_scratch){.shared = plan.packed + wide, .worker = plan.scratch};
 }
 
-static void run(const ql_matmul_kernel *kernel, const ql_product *p, ql_then then, ql_workers *workers)
+static void run(const ql_matmul_kernel *kernel, ql_product *p, ql_then then, ql_workers *workers)
 {
     if (p->m == 0)
         return;
+    p->packed = ql_shared_scratch(workers);
     job j = {.way = ql_way_of(kernel, p), .product = p, .plan = ql_kernel_plan(kernel, p, ql_workers_count(workers)), .then = then,
              .workers = workers};
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
