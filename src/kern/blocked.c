@@ -44,9 +44,15 @@ ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads
     /* Narrow weights give many threads too few rectangles: tokens are shared out as well, a few micro-tiles each. */
     while (down * pieces(outputs, plan.cols) < 2 * threads && plan.rows > 4 * b->tokens)
         plan.rows = pieces(p->m, down *= 2);
-    plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, b->depth);
     plan.packed = p->m * lines(b, inputs) * sizeof(float);
     plan.scratch = b->width * lines(b, b->depth) * sizeof(float);
+    return ql_blocked_rows(b, p, plan, plan.rows);
+}
+
+ql_plan ql_blocked_rows(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t rows)
+{
+    plan.rows = rows;
+    plan.packs = pieces(p->m, rows ? rows : 1) * pieces(ql_product_inputs(p), b->depth);
     return plan;
 }
 

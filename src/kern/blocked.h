@@ -23,6 +23,8 @@ typedef struct ql_blocked {
 } ql_blocked;
 
 ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads);
+/* The same with other rows: packed x is shared where they are equal. */
+ql_plan ql_blocked_rows(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t rows);
 void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index);
 void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, float *panel);
 

@@ -22,6 +22,7 @@ typedef struct ql_product {
     /* One more product whose sum goes to the same y, of the same m, outputs and direction; NULL: none. Its y and add do
      * not count. */
     const struct ql_product *next;
+    const struct ql_matmul_kernel *kernel; /* who multiplies, where there may be several */
 } ql_product;
 
 static inline size_t ql_product_outputs(const ql_product *p)

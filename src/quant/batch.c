@@ -1,0 +1,321 @@
+/* Batches of products. Products of a chain that come the same way, cut alike, make a part: what a task computes of it,
+ * one rectangle, is computed in one go. */
+#include <assert.h>
+#include <cblas.h>
+
+#include "base/arena.h"
+#include "base/workers.h"
+#include "kern/blocked.h"
+#include "quant/matmul.h"
+
+/* Below so many multiplications, or so many numbers to pack, waking other threads costs more than they help. */
+static const size_t least_products = 1u << 19, least_packed = 1u << 16;
+
+typedef struct part {
+    const ql_way *way;
+    ql_product *first, *last; /* chained, and one after another in memory */
+    ql_plan plan;
+    ql_then then;
+    size_t round; /* a chain's parts wait for each other */
+    size_t across, rectangles;
+} part;
+
+typedef struct batch {
+    ql_product product[QL_BATCH_PRODUCTS];
+    part part[QL_BATCH_PRODUCTS];
+    size_t products, parts, threads;
+    ql_packs *packs;
+    ql_workers *workers;
+    bool planning; /* nothing is there but shapes */
+} batch;
+
+static size_t pieces(size_t length, size_t piece)
+{
+    return (length + piece - 1) / piece;
+}
+
+static size_t products_of(const ql_product *p)
+{
+    return p->m * ql_product_inputs(p) * ql_product_outputs(p);
+}
+
+/* ---- x in the shared scratch ---- */
+
+static const void *source(const ql_product *p)
+{
+    return p->narrow ? (const void *)p->narrow : p->x;
+}
+
+static bool same_x(const ql_product *a, const ql_product *b)
+{
+    return source(a) == source(b) && a->ldx == b->ldx && a->m == b->m && ql_product_inputs(a) == ql_product_inputs(b);
+}
+
+/* Whether what one made of x serves another product too, which comes `way`, by `plan`. */
+static bool serves(const ql_packed *made, const ql_way *way, const ql_product *p, ql_plan plan, bool planning)
+{
+    const ql_product *q = &made->product;
+    if (made->way != way || !same_x(q, p))
+        return false;
+    if (!way)
+        return true;
+    if (q->transposed != p->transposed)
+        return false;
+    if (way->packs_alike)
+        return true;
+    if (made->plan.rows != plan.rows)
+        return false;
+    /* How a weight is stored may tell in what order its x is wanted; with fewer tokens than planned rows may differ. */
+    return way->blocked || (!planning && q->w->format.code == p->w->format.code && q->w->table == p->w->table);
+}
+
+/* Where what is made of p's x lies, or will. */
+static void *find_or_add(batch *b, const ql_way *way, const ql_product *p, ql_plan plan, size_t bytes)
+{
+    ql_packs *packs = b->packs;
+    for (size_t i = 0; i < packs->count; i++)
+        if (serves(&packs->list[i], way, p, plan, b->planning))
+            return packs->list[i].product.packed;
+    assert(packs->count < QL_PACKS);
+    ql_packed *made = &packs->list[packs->count++];
+    *made = (ql_packed){way, *p, plan};
+    made->product.packed = b->planning ? NULL : (char *)ql_shared_scratch(b->workers) + packs->bytes;
+    packs->bytes += (bytes + QL_ALIGN - 1) / QL_ALIGN * QL_ALIGN;
+    return made->product.packed;
+}
+
+/* x in bf16, for kernels that do not read it so, is widened. */
+static void widen(batch *b, ql_product *p)
+{
+    const ql_matmul_kernel *kernel = p->kernel;
+    size_t inputs = ql_product_inputs(p);
+    if (!p->narrow || (!b->planning && kernel->reads_narrow && kernel->reads_narrow(p)))
+        return;
+    const void *wide = find_or_add(b, NULL, p, (ql_plan){0}, p->m * inputs * sizeof(float));
+    p->x = b->planning ? (const void *)p->narrow : wide; /* which still tells it from others */
+    p->narrow = NULL;
+    p->ldx = inputs;
+}
+
+enum { WIDE_ROWS = 16 };
+
+typedef struct packing {
+    const ql_packed *first, *end;
+    bool wide; /* those with no way, or those with one */
+} packing;
+
+static size_t packs_of(const ql_packed *made, bool wide)
+{
+    if (wide)
+        return made->way ? 0 : pieces(made->product.m, WIDE_ROWS);
+    return made->way ? made->plan.packs : 0;
+}
+
+static void widen_rows(const ql_product *p, size_t index, float *wide)
+{
+    size_t inputs = ql_product_inputs(p), end = (index + 1) * WIDE_ROWS < p->m ? (index + 1) * WIDE_ROWS : p->m;
+    for (size_t row = index * WIDE_ROWS; row < end; row++)
+        for (size_t i = 0; i < inputs; i++)
+            wide[row * inputs + i] = ql_bf16_to_f32(p->narrow[row * p->ldx + i]);
+}
+
+static void pack_piece(void *ctx, size_t index, size_t worker)
+{
+    const packing *all = ctx;
+    const ql_packed *made = all->first;
+    (void)worker;
+    for (; index >= packs_of(made, all->wide); made++)
+        index -= packs_of(made, all->wide);
+    if (all->wide)
+        widen_rows(&made->product, index, made->product.packed);
+    else
+        ql_way_pack(made->way, &made->product, made->plan, index);
+}
+
+/* Makes what was added to the packs since there were `before`. */
+static void make_packs(batch *b, size_t before)
+{
+    packing all = {b->packs->list + before, b->packs->list + b->packs->count, true};
+    for (int i = 0; i < 2; i++, all.wide = false) {
+        size_t tasks = 0, numbers = 0;
+        for (const ql_packed *made = all.first; made < all.end; made++)
+            if (packs_of(made, all.wide)) {
+                tasks += packs_of(made, all.wide);
+                numbers += made->product.m * ql_product_inputs(&made->product);
+            }
+        ql_parallel(numbers < least_packed ? NULL : b->workers, tasks, pack_piece, &all);
+    }
+}
+
+/* ---- parts ---- */
+
+/* The plan of a product alone or, of a way that chains, of all that is chained to it. */
+static ql_plan plan_of(batch *b, const ql_way *way, const ql_product *p)
+{
+    ql_plan plan = ql_kernel_plan(p->kernel, p, b->threads);
+    if (!way->blocked)
+        return plan;
+    if (!b->packs->rows)
+        b->packs->rows = plan.rows;
+    return ql_blocked_rows(way->blocked, p, plan, b->packs->rows);
+}
+
+static bool joins(batch *b, const part *to, const ql_way *way, const ql_product *p)
+{
+    if (to->way != way)
+        return false;
+    if (way->chains)
+        return true;
+    ql_plan plan = plan_of(b, way, p);
+    return plan.rows == to->plan.rows && plan.cols == to->plan.cols;
+}
+
+static void add_chain(batch *b, const ql_chain *chain)
+{
+    part *to = NULL;
+    for (const ql_product *p = chain->product; p; p = p->next) {
+        assert(b->products < QL_BATCH_PRODUCTS && p->m == chain->product->m);
+        ql_product *own = &b->product[b->products++];
+        *own = *p;
+        own->next = NULL;
+        own->y = chain->product->y, own->ldy = chain->product->ldy;
+        own->add = p != chain->product || p->add;
+        widen(b, own);
+        const ql_way *way = ql_way_of(own->kernel, own);
+        if (to && joins(b, to, way, own)) {
+            to->last->next = own;
+            to->last = own;
+            continue;
+        }
+        size_t round = to ? to->round + 1 : 0;
+        to = &b->part[b->parts++];
+        *to = (part){.way = way, .first = own, .last = own, .plan = plan_of(b, way, own), .round = round};
+    }
+    to->then = chain->then;
+}
+
+/* Cuts the result, and finds places for what the products of the part read. */
+static void settle(batch *b, part *p)
+{
+    if (p->way->chains)
+        p->plan = plan_of(b, p->way, p->first);
+    for (ql_product *q = p->first; q <= p->last; q++) {
+        ql_plan plan = q == p->first ? p->plan : plan_of(b, p->way, q);
+        if (plan.packed)
+            q->packed = find_or_add(b, p->way, q, plan, plan.packed);
+        if (!p->way->chains && plan.scratch > p->plan.scratch)
+            p->plan.scratch = plan.scratch;
+    }
+    p->across = pieces(ql_product_outputs(p->first), p->plan.cols);
+    p->rectangles = p->across * pieces(p->first->m, p->plan.rows ? p->plan.rows : 1);
+}
+
+static ql_scratch make(batch *b, const ql_chain *chains, size_t count)
+{
+    ql_scratch need = {0};
+    for (size_t i = 0; i < count; i++)
+        add_chain(b, &chains[i]);
+    for (size_t i = 0; i < b->parts; i++) {
+        settle(b, &b->part[i]);
+        need.worker = need.worker > b->part[i].plan.scratch ? need.worker : b->part[i].plan.scratch;
+    }
+    need.shared = b->packs->bytes;
+    return need;
+}
+
+ql_scratch ql_batch_scratch(const ql_chain *chains, size_t count, ql_packs *packs, size_t threads)
+{
+    batch b;
+    b.products = b.parts = 0;
+    b.threads = threads, b.packs = packs, b.workers = NULL, b.planning = true;
+    return make(&b, chains, count);
+}
+
+/* ---- running ---- */
+
+/* The parts of one round, those with the largest rectangles first, so that none of them is the last to begin. */
+typedef struct round_of {
+    const part *part[QL_BATCH_PRODUCTS];
+    size_t parts, rectangles, products;
+    ql_workers *workers;
+} round_of;
+
+static size_t work_of_rectangle(const part *p)
+{
+    size_t terms = 0;
+    for (const ql_product *q = p->first; q; q = q->next)
+        terms += ql_product_inputs(q);
+    return p->plan.rows * p->plan.cols * terms;
+}
+
+static void add_part(round_of *r, const part *p)
+{
+    size_t i = r->parts++;
+    for (; i > 0 && work_of_rectangle(r->part[i - 1]) < work_of_rectangle(p); i--)
+        r->part[i] = r->part[i - 1];
+    r->part[i] = p;
+    r->rectangles += p->rectangles;
+    for (const ql_product *q = p->first; q; q = q->next)
+        r->products += products_of(q);
+}
+
+static void compute_rectangle(void *ctx, size_t index, size_t worker)
+{
+    const round_of *r = ctx;
+    size_t i = 0;
+    for (; index >= r->part[i]->rectangles; i++)
+        index -= r->part[i]->rectangles;
+    const part *p = r->part[i];
+    size_t outputs = ql_product_outputs(p->first), m = p->first->m;
+    ql_tile t = {.row = index / p->across * p->plan.rows, .col = index % p->across * p->plan.cols};
+    t.rows = m - t.row < p->plan.rows ? m - t.row : p->plan.rows;
+    t.cols = outputs - t.col < p->plan.cols ? outputs - t.col : p->plan.cols;
+    for (const ql_product *q = p->first; q; q = p->way->chains ? NULL : q->next)
+        ql_way_tile(p->way, q, t, ql_worker_scratch(r->workers, worker));
+    if (p->then.run)
+        p->then.run(p->then.self, t);
+}
+
+static void run_rounds(const batch *b)
+{
+    size_t done = 0;
+    for (size_t round = 0; done < b->parts; round++) {
+        round_of r = {.workers = b->workers};
+        for (size_t i = 0; i < b->parts; i++)
+            if (b->part[i].round == round)
+                add_part(&r, &b->part[i]);
+        done += r.parts;
+        ql_parallel(r.products < least_products ? NULL : b->workers, r.rectangles, compute_rectangle, &r);
+    }
+}
+
+static bool calls_blas(const batch *b)
+{
+    for (size_t i = 0; i < b->products; i++)
+        if (b->product[i].kernel->blas)
+            return true;
+    return false;
+}
+
+void ql_batch_run(const ql_chain *chains, size_t count, ql_packs *packs, ql_workers *workers)
+{
+    if (!count || !chains->product->m)
+        return;
+    batch b;
+    b.products = b.parts = 0;
+    b.threads = ql_workers_count(workers), b.packs = packs, b.workers = workers, b.planning = false;
+    size_t before = packs->count;
+    ql_scratch need = make(&b, chains, count);
+    assert(ql_scratch_fits(workers, need));
+    (void)need;
+    int blas_threads = 1;
+    if (calls_blas(&b)) { /* our threads call it; its own would only fight them */
+        blas_threads = openblas_get_num_threads();
+        if (blas_threads != 1)
+            openblas_set_num_threads(1);
+    }
+    make_packs(&b, before);
+    run_rounds(&b);
+    if (blas_threads != 1)
+        openblas_set_num_threads(blas_threads);
+}
