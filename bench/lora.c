@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/arena.h"
@@ -24,6 +25,7 @@ static const shape shapes[] = {
 
 typedef struct layer {
     size_t m;
+    bool bf16; /* gradients may round their inputs */
     ql_adapter adapter;
     ql_ways ways;
     float *x, *y, *h, *work, *grad;
@@ -55,14 +57,14 @@ static void gradient_a(layer *l)
 {
     ql_outer_add(&(ql_outer){.m = l->m, .r = l->adapter.r, .cols = l->adapter.k, .s = l->h, .x = l->x,
                              .ldx = l->adapter.k, .out = l->grad, .stride_i = l->adapter.k, .stride_j = 1},
-                 1, NULL);
+                 1, l->bf16, NULL);
 }
 
 static void gradient_b(layer *l)
 {
     ql_outer_add(&(ql_outer){.m = l->m, .r = l->adapter.r, .cols = l->adapter.n, .s = l->h, .x = l->y,
                              .ldx = l->adapter.n, .out = l->grad, .stride_i = 1, .stride_j = l->adapter.r},
-                 1, NULL);
+                 1, l->bf16, NULL);
 }
 
 static int ascending(const void *a, const void *b)
@@ -104,19 +106,21 @@ static void measure(const char *name, void (*run)(layer *), layer *l, double ope
     printf("\n");
 }
 
-/* Arguments: tokens (512) and rank (16). */
+/* Arguments: tokens (512), rank (16), and bf16. */
 int bench_lora(int argc, char **argv)
 {
+    bool bf16 = argc > 1 && strcmp(argv[argc - 1], "bf16") == 0;
+    argc -= bf16;
     int m_given = argc > 1 ? atoi(argv[1]) : 512, r_given = argc > 2 ? atoi(argv[2]) : 16;
     if (m_given < 1 || r_given < 1) {
-        puts("usage: qlora-bench lora [TOKENS [RANK]]");
+        puts("usage: qlora-bench lora [TOKENS [RANK]] [bf16]");
         return 2;
     }
     size_t m = (size_t)m_given, r = (size_t)r_given;
     printf("%s, %zu tokens, rank %zu\n", ql_cpu_describe(), m, r);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         size_t k = shapes[i].k, n = shapes[i].n;
-        layer l = {.m = m, .adapter = {.k = k, .n = n, .r = r, .scaling = 1}};
+        layer l = {.m = m, .bf16 = bf16, .adapter = {.k = k, .n = n, .r = r, .scaling = 1}};
         uint16_t *values = ql_alloc((k + n) * r * sizeof *values);
         l.adapter.a = values, l.adapter.b = values + k * r;
         l.x = random_floats(m * k), l.y = random_floats(m * n), l.h = random_floats(m * r);

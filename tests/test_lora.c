@@ -10,7 +10,6 @@
 #include "base/half.h"
 #include "base/rng.h"
 #include "lora/dropout.h"
-#include "lora/outer.h"
 #include "qlora/lora.h"
 #include "support.h"
 
@@ -209,39 +208,6 @@ START_TEST(dropout_is_philox)
         ck_assert(!isnan(y[0]));
     }
     free(x);
-}
-END_TEST
-
-/* ---- gradient products: small integers make every sum exact, so all kernels agree to the bit ---- */
-
-START_TEST(outer_kernels_are_exact)
-{
-    static const uint32_t tiers[] = {0, QL_CPU_AVX2, QL_CPU_AVX2 | QL_CPU_AVX512};
-    enum { M = 37, LDX = 61, LDS = 11 };
-    float x[M * LDX], s[M * LDS];
-    for (size_t i = 0; i < M * LDX; i++)
-        x[i] = (float)(i * 7 % 13) - 6;
-    for (size_t i = 0; i < M * LDS; i++)
-        s[i] = (float)(i * 5 % 11) - 5;
-    for (size_t tier = 0; tier < 3; tier++) {
-        if (tiers[tier] & ~ql_cpu_features()) {
-            printf("skipped: outer kernel of tier %zu: not on this processor\n", tier);
-            continue;
-        }
-        for (size_t rows = 1; rows <= QL_OUTER_ROWS; rows++) {
-            float acc[QL_OUTER_ROWS * QL_OUTER_COLS];
-            for (size_t i = 0; i < QL_OUTER_ROWS * QL_OUTER_COLS; i++)
-                acc[i] = (float)i;
-            ql_outer_select(tiers[tier])(M, rows, s, LDS, x, LDX, acc);
-            for (size_t i = 0; i < QL_OUTER_ROWS; i++)
-                for (size_t j = 0; j < QL_OUTER_COLS; j++) {
-                    float sum = (float)(i * QL_OUTER_COLS + j);
-                    for (size_t t = 0; t < M && i < rows; t++)
-                        sum += s[t * LDS + i] * x[t * LDX + j];
-                    ck_assert_float_eq(acc[i * QL_OUTER_COLS + j], sum);
-                }
-        }
-    }
 }
 END_TEST
 
@@ -549,7 +515,6 @@ int main(void)
     tcase_add_test(tc, set_is_flat);
     tcase_add_test(tc, init_is_pefts);
     tcase_add_test(tc, dropout_is_philox);
-    tcase_add_test(tc, outer_kernels_are_exact);
     tcase_add_loop_test(tc, layer_against_double, 0, 8 * LAYER_FORMATS);
     tcase_add_loop_test(tc, threads_do_not_change_a_bit, 0, 2);
     tcase_add_test(tc, layer_without_adapter_or_gradient);

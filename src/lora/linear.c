@@ -10,6 +10,7 @@
 #include "lora/outer.h"
 #include "lora/ways.h"
 #include "qlora/lora.h"
+#include "quant/weight.h"
 
 /* Tokens whose dropout(x) is held at once. */
 enum { DROPOUT_TOKENS = 128, ROW_BLOCK = 16 };
@@ -175,9 +176,10 @@ void ql_linear_forward(const ql_linear *layer, size_t m, const float *x, size_t 
 
 /* ---- backward ---- */
 
-static void add_gradients(const ql_adapter *a, size_t m, const float *x, size_t ldx, const float *dy, size_t lddy,
+static void add_gradients(const ql_linear *layer, size_t m, const float *x, size_t ldx, const float *dy, size_t lddy,
                           const float *h, const float *dh, const ql_dropout *dropout, ql_workers *workers)
 {
+    const ql_adapter *a = layer->adapter;
     ql_mark(workers, QL_PART_ADAPTERS);
     const ql_outer outers[] = {
         {.m = m, .r = a->r, .cols = a->n, .s = h, .x = dy, .ldx = lddy, .out = a->grad_b, .stride_i = 1,
@@ -185,7 +187,7 @@ static void add_gradients(const ql_adapter *a, size_t m, const float *x, size_t 
         {.m = m, .r = a->r, .cols = a->k, .s = dh, .x = x, .ldx = ldx, .dropout = dropout, .out = a->grad_a,
          .stride_i = a->k, .stride_j = 1},
     };
-    ql_outer_add(outers, 2, workers);
+    ql_outer_add(outers, 2, layer->base->kernel->bf16_inputs, workers);
 }
 
 /* dx += mask(dh A) of up to DROPOUT_TOKENS tokens, the first of which is token `first` of the batch. */
@@ -275,7 +277,7 @@ void ql_linear_backward(const ql_linear *layer, size_t m, const float *x, size_t
     else
         backward_many(layer, m, dy, lddy, &own, dx, lddx, add_dx, dropout, workers);
     if (a->grad_a)
-        add_gradients(a, m, x, ldx, dy, lddy, h, own.low, dropout, workers);
+        add_gradients(layer, m, x, ldx, dy, lddy, h, own.low, dropout, workers);
 }
 
 /* ---- merge ---- */

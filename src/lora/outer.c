@@ -1,5 +1,5 @@
-/* Strips of columns go to threads; a strip walks the tokens in blocks whose part of x stays in L1 while
- * every block of rows passes over it. */
+/* Strips of columns go to threads. In fp32 a strip walks the tokens in blocks whose part of x stays in L1 while every
+ * block of rows passes over it. */
 #include "lora/outer.h"
 
 #include "base/cpu.h"
@@ -8,9 +8,9 @@
 
 #include <string.h>
 
-enum { TOKENS = 128, RANKS = 64 };
+enum { TOKENS = 128 };
 
-void ql_outer_scalar(size_t m, size_t rows, const float *s, size_t lds, const float *x, size_t ldx, float *acc)
+static void plain_rows(size_t m, size_t rows, const float *s, size_t lds, const float *x, size_t ldx, float *acc)
 {
     for (size_t t = 0; t < m; t++)
         for (size_t i = 0; i < rows; i++)
@@ -18,26 +18,32 @@ void ql_outer_scalar(size_t m, size_t rows, const float *s, size_t lds, const fl
                 acc[i * QL_OUTER_COLS + j] += s[t * lds + i] * x[t * ldx + j];
 }
 
-ql_outer_kernel *ql_outer_select(uint32_t features)
+static void plain_strip(const ql_outer *o, ql_outer_strip s)
 {
-#ifdef __x86_64__
-    if (features & QL_CPU_AVX512)
-        return ql_outer_avx512;
-    if (features & QL_CPU_AVX2)
-        return ql_outer_avx2;
-#else
-    (void)features;
-#endif
-    return ql_outer_scalar;
+    ql_outer_by_rows(o, s, plain_rows);
 }
 
-/* A rectangle of the result: columns [col, col + cols), rows [rank, rank + ranks) of it. */
-typedef struct strip {
-    size_t col, cols, rank, ranks;
-} strip;
+static const ql_outer_kernel plain = {"plain", 0, false, QL_OUTER_COLS, QL_OUTER_COLS, QL_OUTER_RANKS, plain_strip};
+
+const ql_outer_kernel *const ql_outer_kernels[] = {
+    &plain,
+#ifdef __x86_64__
+    &ql_outer_avx2, &ql_outer_avx512, &ql_outer_avx512_bf16, &ql_outer_amx,
+#endif
+    NULL,
+};
+
+const ql_outer_kernel *ql_outer_select(uint32_t features, bool bf16)
+{
+    const ql_outer_kernel *best = ql_outer_kernels[0];
+    for (size_t i = 0; ql_outer_kernels[i]; i++)
+        if (!(ql_outer_kernels[i]->cpu & ~features) && (bf16 || !ql_outer_kernels[i]->bf16_inputs))
+            best = ql_outer_kernels[i];
+    return best;
+}
 
 /* x of a block of tokens: in place, or a copy when it is ragged or under dropout. */
-static const float *block_of_x(const ql_outer *o, strip s, size_t token, size_t tokens,
+static const float *block_of_x(const ql_outer *o, ql_outer_strip s, size_t token, size_t tokens,
                                float copy[TOKENS][QL_OUTER_COLS], size_t *ldx)
 {
     const float *x = o->x + token * o->ldx + s.col;
@@ -55,9 +61,9 @@ static const float *block_of_x(const ql_outer *o, strip s, size_t token, size_t 
     return copy[0];
 }
 
-static void run_strip(const ql_outer *o, strip s, ql_outer_kernel *kernel)
+void ql_outer_by_rows(const ql_outer *o, ql_outer_strip s, ql_outer_rows *kernel)
 {
-    _Alignas(64) float acc[RANKS * QL_OUTER_COLS] = {0};
+    _Alignas(64) float acc[QL_OUTER_RANKS * QL_OUTER_COLS] = {0};
     _Alignas(64) float copy[TOKENS][QL_OUTER_COLS];
     for (size_t token = 0; token < o->m; token += TOKENS) {
         size_t tokens = o->m - token < TOKENS ? o->m - token : TOKENS, ldx;
@@ -68,33 +74,62 @@ static void run_strip(const ql_outer *o, strip s, ql_outer_kernel *kernel)
         }
     }
     float *out = o->out + s.rank * o->stride_i + s.col * o->stride_j;
-    for (size_t i = 0; i < s.ranks; i++)
-        for (size_t j = 0; j < s.cols; j++)
-            out[i * o->stride_i + j * o->stride_j] += acc[i * QL_OUTER_COLS + j];
+    if (o->stride_j == 1) { /* the innermost loop goes along the result's rows */
+        for (size_t i = 0; i < s.ranks; i++)
+            for (size_t j = 0; j < s.cols; j++)
+                out[i * o->stride_i + j] += acc[i * QL_OUTER_COLS + j];
+        return;
+    }
+    for (size_t j = 0; j < s.cols; j++)
+        for (size_t i = 0; i < s.ranks; i++)
+            out[j * o->stride_j + i] += acc[i * QL_OUTER_COLS + j];
 }
 
-static size_t strips(const ql_outer *o)
+/* ---- strips ---- */
+
+typedef struct job {
+    const ql_outer_kernel *kernel;
+    const ql_outer *outer;
+    size_t width; /* of a strip */
+} job;
+
+static size_t strips(const ql_outer *o, const ql_outer_kernel *kernel, size_t width)
 {
-    return (o->cols + QL_OUTER_COLS - 1) / QL_OUTER_COLS * ((o->r + RANKS - 1) / RANKS);
+    return (o->cols + width - 1) / width * ((o->r + kernel->ranks - 1) / kernel->ranks);
+}
+
+static size_t strips_of_all(const ql_outer *outer, size_t count, const ql_outer_kernel *kernel, size_t width)
+{
+    size_t all = 0;
+    for (size_t i = 0; i < count; i++)
+        all += strips(&outer[i], kernel, width);
+    return all;
 }
 
 static void task(void *ctx, size_t index, size_t worker)
 {
-    const ql_outer *o = ctx;
+    const job *j = ctx;
+    const ql_outer *o = j->outer;
     (void)worker;
-    for (; index >= strips(o); o++)
-        index -= strips(o);
-    size_t across = (o->cols + QL_OUTER_COLS - 1) / QL_OUTER_COLS;
-    strip s = {.col = index % across * QL_OUTER_COLS, .rank = index / across * RANKS};
-    s.cols = o->cols - s.col < QL_OUTER_COLS ? o->cols - s.col : QL_OUTER_COLS;
-    s.ranks = o->r - s.rank < RANKS ? o->r - s.rank : RANKS;
-    run_strip(o, s, ql_outer_select(ql_cpu_features()));
+    for (; index >= strips(o, j->kernel, j->width); o++)
+        index -= strips(o, j->kernel, j->width);
+    size_t across = (o->cols + j->width - 1) / j->width, most = j->kernel->ranks;
+    ql_outer_strip s = {.col = index % across * j->width, .rank = index / across * most};
+    s.cols = o->cols - s.col < j->width ? o->cols - s.col : j->width;
+    s.ranks = o->r - s.rank < most ? o->r - s.rank : most;
+    j->kernel->strip(o, s);
 }
 
-void ql_outer_add(const ql_outer *outer, size_t count, ql_workers *workers)
+void ql_outer_run(const ql_outer_kernel *kernel, const ql_outer *outer, size_t count, ql_workers *workers)
 {
-    size_t tasks = 0;
-    for (size_t i = 0; i < count; i++)
-        tasks += strips(&outer[i]);
-    ql_parallel(workers, tasks, task, (void *)outer);
+    enum { SHARES = 4 }; /* strips a thread, so that none waits long for another's last one */
+    job j = {kernel, outer, kernel->cols};
+    while (j.width > kernel->least && strips_of_all(outer, count, kernel, j.width) < SHARES * ql_workers_count(workers))
+        j.width /= 2;
+    ql_parallel(workers, strips_of_all(outer, count, kernel, j.width), task, &j);
+}
+
+void ql_outer_add(const ql_outer *outer, size_t count, bool bf16, ql_workers *workers)
+{
+    ql_outer_run(ql_outer_select(ql_cpu_features(), bf16), outer, count, workers);
 }

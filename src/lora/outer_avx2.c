@@ -2,6 +2,7 @@
 #ifdef __x86_64__
 #include <immintrin.h>
 
+#include "base/cpu.h"
 #include "lora/outer.h"
 
 #define AVX2 __attribute__((target("avx2,fma")))
@@ -33,7 +34,8 @@ AVX2 static inline __attribute__((always_inline)) void pass(size_t m, const int 
             _mm256_storeu_ps(out + i * QL_OUTER_COLS + 8 * v, acc[i][v]);
 }
 
-AVX2 void ql_outer_avx2(size_t m, size_t rows, const float *s, size_t lds, const float *x, size_t ldx, float *acc)
+AVX2 static void rows_of_strip(size_t m, size_t rows, const float *s, size_t lds, const float *x, size_t ldx,
+                               float *acc)
 {
     for (int half = 0; half < 2; half++) {
         const float *xh = x + half * (QL_OUTER_COLS / 2);
@@ -45,4 +47,12 @@ AVX2 void ql_outer_avx2(size_t m, size_t rows, const float *s, size_t lds, const
             pass(m, 1, s + i, lds, xh, ldx, out + i * QL_OUTER_COLS);
     }
 }
+
+static void strip(const ql_outer *o, ql_outer_strip s)
+{
+    ql_outer_by_rows(o, s, rows_of_strip);
+}
+
+const ql_outer_kernel ql_outer_avx2 = {"avx2", QL_CPU_AVX2, false, QL_OUTER_COLS, QL_OUTER_COLS, QL_OUTER_RANKS,
+                                     strip};
 #endif

@@ -2,6 +2,7 @@
 #ifdef __x86_64__
 #include <immintrin.h>
 
+#include "base/cpu.h"
 #include "lora/outer.h"
 
 #define AVX512 __attribute__((target("avx512f")))
@@ -33,7 +34,8 @@ AVX512 static inline __attribute__((always_inline)) void pass(size_t m, const in
             _mm512_storeu_ps(out + i * QL_OUTER_COLS + 16 * v, acc[i][v]);
 }
 
-AVX512 void ql_outer_avx512(size_t m, size_t rows, const float *s, size_t lds, const float *x, size_t ldx, float *acc)
+AVX512 static void rows_of_strip(size_t m, size_t rows, const float *s, size_t lds, const float *x, size_t ldx,
+                                 float *acc)
 {
     if (rows == 8) {
         pass(m, 8, s, lds, x, ldx, acc);
@@ -46,4 +48,12 @@ AVX512 void ql_outer_avx512(size_t m, size_t rows, const float *s, size_t lds, c
     for (size_t i = 0; i < (rows & 3); i++)
         pass(m, 1, s + i, lds, x, ldx, acc + i * QL_OUTER_COLS);
 }
+
+static void strip(const ql_outer *o, ql_outer_strip s)
+{
+    ql_outer_by_rows(o, s, rows_of_strip);
+}
+
+const ql_outer_kernel ql_outer_avx512 = {"avx512", QL_CPU_AVX512, false, QL_OUTER_COLS, QL_OUTER_COLS, QL_OUTER_RANKS,
+                                       strip};
 #endif
