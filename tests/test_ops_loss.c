@@ -27,7 +27,7 @@ static void setup(problem *p, size_t m, size_t hidden, size_t vocabulary, ql_for
     p->target = (int32_t *)guarded(m);
     for (size_t t = 0; t < m; t++)
         p->target[t] = t % 5 == 3 ? -1 : t % 11 == 2 ? -100 : (int32_t)((t * 131 + 7) % vocabulary);
-    p->buffer = aligned_alloc(64, ql_loss_buffer_bytes(p->head, m));
+    p->buffer = aligned_alloc(64, ql_loss_buffer_bytes(p->head, m, true));
     ck_assert_ptr_nonnull(p->buffer);
 }
 

@@ -8,6 +8,15 @@
 
 #include "model/ops.h"
 
+/* Exponentials added up: begins with max = -INFINITY. */
+typedef struct ql_exp_sum {
+    double sum;
+    float max; /* of the numbers themselves */
+    bool bad;  /* one was not finite */
+} ql_exp_sum;
+
+#define QL_EXP_ROUGH 5e-6
+
 /* One row each; see ops.h for what may overlap. */
 typedef struct ql_row_kernels {
     float (*rmsnorm)(size_t d, const float *x, const float *w, float eps, float *y); /* returns rstd */
@@ -17,14 +26,15 @@ typedef struct ql_row_kernels {
     void (*glu[QL_GLUS])(size_t d, const float *gate, const float *up, float *act); /* by ql_glu */
     void (*glu_backward[QL_GLUS])(size_t d, const float *gate, const float *up, const float *dact, float *dgate,
                                   float *dup);
-    /* The largest of x[n]; false when one is not finite. */
-    bool (*highest)(size_t n, const float *x, float *max);
-    /* The sum of exp(x - shift); `keep` leaves the exponentials in x. */
-    double (*exp_sum)(size_t n, float *x, float shift, bool keep);
+    bool (*all_finite)(size_t n, const float *x);
+    /* What exp(x - shift) and x add to *sum; `keep` leaves the exponentials in x. `rough` ones may be off by
+     * QL_EXP_ROUGH of themselves and |shift| 2^-23, the others by 2 ulp and what the difference is rounded by. */
+    void (*exp_sum)(size_t n, float *x, float shift, bool keep, bool rough, ql_exp_sum *sum);
     void (*softcap)(size_t n, float *x, float cap); /* x = cap tanh(x / cap) */
     /* Of capped x: exp(x - shift) times the cap's derivative where they are, 1 - (x / cap)^2. */
     void (*softcap_exp_slope)(size_t n, float *x, float cap, float shift);
     void (*scale)(size_t n, float *x, float factor);
+    void (*add_scaled)(size_t n, float factor, const float *x, float *y); /* y += factor x */
     float (*dot)(size_t n, const float *x, const float *y);
     void (*exponentials)(size_t n, float *x); /* x = exp(x) */
     void (*add)(size_t n, const float *x, float *y); /* y += x */

@@ -105,53 +105,65 @@ static void softcap_exp_slope(size_t n, float *x, float cap, float shift)
     }
 }
 
-static bool highest(size_t n, const float *x, float *max)
+/* x * 0 is NaN for infinities and NaN. */
+static bool all_finite(size_t n, const float *x)
 {
-    /* x * 0 is NaN for infinities and NaN. Lanes past the end hold x[0] so as not to count. */
-    vf best = vset(x[0]), zeros = vset(0);
-    size_t i = 0;
-    for (; i + VN <= n; i += VN) {
-        vf v = vload(x + i);
-        best = vmax(v, best);
-        zeros = vfma(v, vset(0), zeros);
-    }
-    float found = vhighest(best), zero = vsum(zeros);
-    for (; i < n; i++) {
-        found = x[i] > found ? x[i] : found;
-        zero += x[i] * 0.0f;
-    }
-    *max = found;
-    return zero == 0;
+    vf zeros = vset(0);
+    for (size_t i = 0; i < n; i += VN)
+        zeros = vfma(vget(x + i, n - i), vset(0), zeros);
+    return vsum(zeros) == 0;
 }
 
-static double exp_sum(size_t n, float *x, float shift, bool keep)
+static const float no_value = -__FLT_MAX__; /* with the exponential 0 */
+
+static inline __attribute__((always_inline)) void add_exponentials(size_t n, float *x, float shift, bool keep,
+                                                                   bool rough, ql_exp_sum *out)
+{
+    const vf base2 = vset(0x1.715476p+0f), from = vset(-shift * 0x1.715476p+0f);
+    vf best = vset(out->max), zeros = vset(0), sum = vset(0);
+    for (size_t i = 0; i < n; i += VN) {
+        vf v = vget(x + i, n - i);
+        if (n - i < VN)
+            v = vfirst(v, n - i, vset(no_value));
+        best = vmax(v, best);
+        zeros = vfma(v, vset(0), zeros);
+        vf e = rough ? vexp2_rough(vfma(v, base2, from)) : vexp(v - vset(shift));
+        if (keep)
+            vput(x + i, e, n - i);
+        sum = sum + e;
+    }
+    out->max = vhighest(best);
+    out->bad |= vsum(zeros) != 0;
+    out->sum += (double)vsum(sum);
+}
+
+static void exp_sum(size_t n, float *x, float shift, bool keep, bool rough, ql_exp_sum *out)
 {
     /* fp32 within a stretch, double between: the error does not grow with n. */
     enum { STRETCH = 64 * VN };
-    double total = 0;
-    for (size_t start = 0; start < n; start += STRETCH) {
-        size_t end = n - start < STRETCH ? n : start + STRETCH;
-        vf sum = vset(0);
-        for (size_t i = start; i < end; i += VN) {
-            vf e = vexp(vget(x + i, end - i) - vset(shift));
-            if (keep)
-                vput(x + i, e, end - i);
-            if (end - i < VN) {
-                float lane[VN] = {0};
-                vstore_part(lane, e, end - i);
-                e = vload(lane);
-            }
-            sum = sum + e;
-        }
-        total += (double)vsum(sum);
+    for (size_t at = 0; at < n; at += STRETCH) {
+        size_t count = n - at < STRETCH ? n - at : STRETCH;
+        if (keep && rough)
+            add_exponentials(count, x + at, shift, true, true, out);
+        else if (rough)
+            add_exponentials(count, x + at, shift, false, true, out);
+        else if (keep)
+            add_exponentials(count, x + at, shift, true, false, out);
+        else
+            add_exponentials(count, x + at, shift, false, false, out);
     }
-    return total;
 }
 
 static void scale(size_t n, float *x, float factor)
 {
     for (size_t i = 0; i < n; i += VN)
         vput(x + i, vget(x + i, n - i) * vset(factor), n - i);
+}
+
+static void add_scaled(size_t n, float factor, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i += VN)
+        vput(y + i, vfma(vget(x + i, n - i), vset(factor), vget(y + i, n - i)), n - i);
 }
 
 static float dot(size_t n, const float *x, const float *y)
@@ -200,9 +212,10 @@ const ql_row_kernels QL_TIER_NAME(ql_rows) = {
     .glu_backward = {[QL_SWIGLU] = swiglu_backward, [QL_GEGLU] = geglu_backward},
     .softcap = softcap,
     .softcap_exp_slope = softcap_exp_slope,
-    .highest = highest,
+    .all_finite = all_finite,
     .exp_sum = exp_sum,
     .scale = scale,
+    .add_scaled = add_scaled,
     .dot = dot,
     .exponentials = exponentials,
     .add = add,

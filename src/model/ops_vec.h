@@ -45,6 +45,12 @@ static inline vf vfma(vf a, vf b, vf c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+/* Lanes [0, n) of a, the others of b. */
+static inline vf vfirst(vf a, size_t n, vf b)
+{
+    return _mm512_mask_blend_ps((__mmask16)((1u << n) - 1), b, a);
+}
+
 /* The second operand where either is NaN. */
 static inline vf vmax(vf a, vf b)
 {
@@ -139,6 +145,11 @@ static inline void vstore_part(float *p, vf x, size_t n)
 static inline vf vfma(vf a, vf b, vf c)
 {
     return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vf vfirst(vf a, size_t n, vf b)
+{
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(first_lanes(n)));
 }
 
 static inline vf vmax(vf a, vf b)
@@ -242,6 +253,13 @@ static inline void vstore_part(float *p, vf x, size_t n)
 static inline vf vfma(vf a, vf b, vf c)
 {
     return a * b + c;
+}
+
+static inline vf vfirst(vf a, size_t n, vf b)
+{
+    for (size_t i = n; i < VN; i++)
+        a[i] = b[i];
+    return a;
 }
 
 static inline vf vpick(vi mask, vf yes, vf no)
@@ -362,6 +380,26 @@ static inline vf vexp(vf x)
     vf e = vfma(q * r, r, r);
     return vscale2(e + vset(1.0f), n);
 }
+
+#if defined(__AVX512F__)
+/* 2^x within 2.7e-6 of itself, for what is rounded to bf16: 0 and infinity beyond the range, NaN of NaN. 2^r for r in
+ * [0, 1) by the minimax polynomial of degree 4. */
+static inline vf vexp2_rough(vf x)
+{
+    vf r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vf p = vset(0x1.bb7cd4p-7f);
+    p = vfma(p, r, vset(0x1.aa13f0p-5f));
+    p = vfma(p, r, vset(0x1.ee798ap-3f));
+    p = vfma(p, r, vset(0x1.62d166p-1f));
+    p = vfma(p, r, vset(0x1.00002cp+0f));
+    return vscale2(p, x); /* takes the whole part, downwards */
+}
+#else
+static inline vf vexp2_rough(vf x)
+{
+    return vexp(x * vset(0x1.62e43p-1f));
+}
+#endif
 
 /* tanh(x) within 4 ulp (tests/test_ops_rows.c): by exp away from zero, near it by its odd series up to x^11, which
  * cancels nothing. NaN of NaN. */

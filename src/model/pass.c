@@ -126,7 +126,7 @@ static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
     pass->local_rope.cos = ql_take(arena, pass->local_rope.positions * pass->rope.half, float);
     pass->local_rope.sin = ql_take(arena, pass->local_rope.positions * pass->rope.half, float);
     pass->work = ql_take(arena, work, float);
-    pass->loss_buffer = ql_take(arena, ql_loss_buffer_bytes(pass->model->head, t), char);
+    pass->loss_buffer = ql_take(arena, ql_loss_buffer_bytes(pass->model->head, t, backward), char);
     if (!backward)
         return;
     pass->final_x = ql_take(arena, d, float);

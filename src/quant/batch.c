@@ -1,11 +1,11 @@
 /* Batches of products. Products of a chain that come the same way, cut alike, make a part: what a task computes of it,
  * one rectangle, is computed in one go. */
 #include <assert.h>
-#include <cblas.h>
 
 #include "base/arena.h"
 #include "base/workers.h"
 #include "kern/blocked.h"
+#include "quant/blas.h"
 #include "quant/matmul.h"
 
 /* Below so many multiplications, or so many numbers to pack, waking other threads costs more than they help. */
@@ -308,14 +308,8 @@ void ql_batch_run(const ql_chain *chains, size_t count, ql_packs *packs, ql_work
     ql_scratch need = make(&b, chains, count);
     assert(ql_scratch_fits(workers, need));
     (void)need;
-    int blas_threads = 1;
-    if (calls_blas(&b)) { /* our threads call it; its own would only fight them */
-        blas_threads = openblas_get_num_threads();
-        if (blas_threads != 1)
-            openblas_set_num_threads(1);
-    }
+    int blas_threads = ql_blas_hold(calls_blas(&b));
     make_packs(&b, before);
     run_rounds(&b);
-    if (blas_threads != 1)
-        openblas_set_num_threads(blas_threads);
+    ql_blas_release(blas_threads);
 }

@@ -1,0 +1,191 @@
+#include "quant/sweep.h"
+
+#include "base/arena.h"
+#include "base/cpu.h"
+#include "base/workers.h"
+#include "quant/blas.h"
+#include "quant/weight.h"
+
+/* Rows of W at a time. dx is read and written once for so many, while y, packed g, the rows themselves and dx are to stay
+ * in the second-level cache; where products are ten times faster, dx counts for more. */
+enum { BLOCK = 256, BLOCK_OF_TILES = 512, STEP = 256 };
+
+static size_t pieces(size_t length, size_t piece)
+{
+    return (length + piece - 1) / piece;
+}
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Whether any STEP rows may be seen as a weight of their own: their scales begin a stretch of their kind. */
+static bool can_cut(const ql_wview *w)
+{
+    if (w->format.flat)
+        return false;
+    return w->format.scale != QL_SCALE_BNB_NESTED || STEP * w->groups % w->nested_block == 0;
+}
+
+/* Rows [first, first + count) of W; `first` is a multiple of STEP. */
+static ql_wview view_rows(const ql_wview *w, size_t first, size_t count)
+{
+    ql_wview rows = *w;
+    size_t groups = first * w->groups;
+    rows.n = count;
+    rows.codes = (const char *)w->codes + first * w->row_bytes;
+    if (!groups)
+        return rows;
+    size_t size = w->format.scale == QL_SCALE_F32 ? sizeof(float) : w->format.scale == QL_SCALE_F16 ? sizeof(uint16_t) : 1;
+    rows.scales = (const char *)w->scales + groups * size;
+    if (w->format.scale == QL_SCALE_DQ) {
+        rows.steps = w->steps + groups / QL_DQ_GROUPS;
+        rows.offsets = w->offsets + groups / QL_DQ_GROUPS;
+    } else if (w->format.scale == QL_SCALE_BNB_NESTED) {
+        rows.absmax2 = w->absmax2 + groups / w->nested_block;
+    }
+    return rows;
+}
+
+/* Rows of a part. */
+static size_t part_rows(const ql_wview *w)
+{
+    return can_cut(w) ? pieces(pieces(w->n, STEP), QL_SWEEP_PARTS) * STEP : w->n;
+}
+
+size_t ql_sweep_parts(const ql_weight *w)
+{
+    return pieces(w->view.n, part_rows(&w->view));
+}
+
+/* Rows of a block: those of a part in blocks of about the same size. */
+static size_t block_rows(const ql_weight *w)
+{
+    size_t rows = part_rows(&w->view), most = w->kernel->cpu & QL_CPU_AMX_BF16 ? BLOCK_OF_TILES : BLOCK;
+    return can_cut(&w->view) ? pieces(pieces(rows, pieces(rows, most)), STEP) * STEP : rows;
+}
+
+/* The products of any block but a last, shorter one. */
+static ql_product first_product(const ql_wview *block, size_t m)
+{
+    return (ql_product){.w = block, .m = m};
+}
+
+static ql_product second_product(const ql_wview *block, size_t m)
+{
+    return (ql_product){.w = block, .m = m, .transposed = true};
+}
+
+/* What a worker has of its own. */
+typedef struct desk {
+    float *y;
+    size_t ldy;
+    void *packed, *scratch;
+} desk;
+
+static desk carve(ql_arena *arena, const ql_weight *w, size_t m)
+{
+    ql_wview block = view_rows(&w->view, 0, least(block_rows(w), w->view.n));
+    ql_product first = first_product(&block, m), second = second_product(&block, m);
+    ql_plan there = ql_kernel_plan(w->kernel, &first, 1), back = ql_kernel_plan(w->kernel, &second, 1);
+    desk d = {.ldy = pieces(block.n, 16) * 16 + 16}; /* no power of two, whose rows would share cache sets */
+    d.y = ql_take(arena, m * d.ldy, float);
+    d.packed = ql_take(arena, back.packed, char);
+    d.scratch = ql_take(arena, there.scratch > back.scratch ? there.scratch : back.scratch, char);
+    return d;
+}
+
+ql_scratch ql_sweep_scratch(const ql_weight *w, size_t m, size_t threads)
+{
+    ql_wview block = view_rows(&w->view, 0, least(block_rows(w), w->view.n));
+    ql_product first = first_product(&block, m);
+    ql_arena arena = {0};
+    (void)threads;
+    carve(&arena, w, m);
+    return (ql_scratch){.shared = ql_kernel_plan(w->kernel, &first, 1).packed, .worker = arena.used};
+}
+
+typedef struct job {
+    const ql_sweep *sweep;
+    ql_product first; /* of a whole block */
+    const ql_way *way;
+    ql_plan plan;
+    ql_workers *workers;
+} job;
+
+static void pack_piece(void *ctx, size_t index, size_t worker)
+{
+    const job *j = ctx;
+    (void)worker;
+    ql_way_pack(j->way, &j->first, j->plan, index);
+}
+
+static void multiply_there(const job *j, size_t part, const ql_wview *block, size_t row, const desk *d)
+{
+    ql_product p = j->first;
+    p.w = block;
+    p.y = d->y;
+    p.ldy = d->ldy;
+    for (size_t t = 0; t < p.m; t += j->plan.rows)
+        for (size_t col = 0; col < block->n; col += j->plan.cols) {
+            ql_tile tile = {t, least(j->plan.rows, p.m - t), col, least(j->plan.cols, block->n - col)};
+            ql_way_tile(j->way, &p, tile, d->scratch);
+            ql_tile rows = {tile.row, tile.rows, row + col, tile.cols};
+            j->sweep->between(j->sweep->self, part, rows, d->y + t * d->ldy + col, d->ldy);
+        }
+}
+
+static void multiply_back(const job *j, const ql_wview *block, float *dx, bool add, const desk *d)
+{
+    const ql_matmul_kernel *kernel = j->sweep->w->kernel;
+    ql_product p = second_product(block, j->sweep->m);
+    p.x = d->y;
+    p.ldx = d->ldy;
+    p.y = dx;
+    p.ldy = block->k;
+    p.add = add;
+    p.packed = d->packed;
+    const ql_way *way = ql_way_of(kernel, &p);
+    ql_plan plan = ql_kernel_plan(kernel, &p, 1);
+    for (size_t i = 0; i < plan.packs; i++)
+        ql_way_pack(way, &p, plan, i);
+    for (size_t t = 0; t < p.m; t += plan.rows)
+        for (size_t col = 0; col < block->k; col += plan.cols)
+            ql_way_tile(way, &p, (ql_tile){t, least(plan.rows, p.m - t), col, least(plan.cols, block->k - col)}, d->scratch);
+}
+
+static void run_part(void *ctx, size_t part, size_t worker)
+{
+    const job *j = ctx;
+    const ql_sweep *s = j->sweep;
+    const ql_wview *w = &s->w->view;
+    ql_arena arena = {.base = ql_worker_scratch(j->workers, worker)};
+    desk d = carve(&arena, s->w, s->m);
+    size_t first = part * part_rows(w), end = least(first + part_rows(w), w->n), step = block_rows(s->w);
+    for (size_t row = first; row < end; row += step) {
+        ql_wview block = view_rows(w, row, least(step, end - row));
+        multiply_there(j, part, &block, row, &d);
+        if (s->dx)
+            multiply_back(j, &block, s->dx + part * s->m * w->k, row > first, &d);
+    }
+}
+
+void ql_sweep_run(const ql_sweep *sweep, ql_workers *workers)
+{
+    const ql_weight *w = sweep->w;
+    if (sweep->m == 0)
+        return;
+    assert(ql_scratch_fits(workers, ql_sweep_scratch(w, sweep->m, ql_workers_count(workers))));
+    ql_wview block = view_rows(&w->view, 0, least(block_rows(w), w->view.n));
+    job j = {.sweep = sweep, .first = first_product(&block, sweep->m), .workers = workers};
+    j.first.x = sweep->x;
+    j.first.ldx = sweep->ldx;
+    j.first.packed = ql_shared_scratch(workers);
+    j.way = ql_way_of(w->kernel, &j.first);
+    j.plan = ql_kernel_plan(w->kernel, &j.first, 1);
+    int blas_threads = ql_blas_hold(w->kernel->blas);
+    ql_parallel(workers, j.plan.packs, pack_piece, &j);
+    ql_parallel(workers, ql_sweep_parts(w), run_part, &j);
+    ql_blas_release(blas_threads);
+}
