@@ -6,5 +6,6 @@ int bench_matmul(int argc, char **argv);
 int bench_ops(int argc, char **argv);
 int bench_lora(int argc, char **argv);
 int bench_step(int argc, char **argv);
+int bench_regions(int argc, char **argv);
 
 #endif

@@ -3,37 +3,30 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "commands.h"
 
 static const char help[] =
-    "usage: qlora-bench [matmul|ops|lora|step] [options]\n"
+    "usage: qlora-bench [matmul|ops|lora|step|regions] [options]\n"
     "\n"
     "  matmul   products with quantized weights, for every kernel, shape and format (also without a name)\n"
     "  ops      attention, norms, rotation and activation of named models\n"
     "  lora     the thin products of adapters; tokens (512) and rank (16) may follow\n"
     "  step     whole training steps of named models with random weights: tokens a second, time by part, memory\n"
+    "  regions  what it costs to hand tasks to threads and wait for them; numbers of threads may follow\n"
     "\n"
     "qlora-bench NAME --help shows the options.\n";
-
-/* As the command does (src/cli/main.c): what is timed is what its users see, beside other programs too. */
-static void wait_briefly(char **argv)
-{
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME"))
-        return;
-    setenv("GOMP_SPINCOUNT", "1000", 1);
-    setenv("KMP_BLOCKTIME", "0", 1);
-    execv("/proc/self/exe", argv);
-}
 
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"matmul", bench_matmul}, {"ops", bench_ops}, {"lora", bench_lora}, {"step", bench_step}};
-    wait_briefly(argv);
+    } commands[] = {{"matmul", bench_matmul},
+                    {"ops", bench_ops},
+                    {"lora", bench_lora},
+                    {"step", bench_step},
+                    {"regions", bench_regions}};
     if (argc < 2 || (argv[1][0] == '-' && strcmp(argv[1], "--help") != 0))
         return bench_matmul(argc, argv);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)

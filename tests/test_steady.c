@@ -1,5 +1,5 @@
 /* A step allocates nothing: every call of an allocator from this project's objects is counted (the linker wraps
- * them; the thread pool of OpenMP is not ours). */
+ * them). */
 #include <stdatomic.h>
 #include <stdlib.h>
 

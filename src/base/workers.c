@@ -1,13 +1,11 @@
-#define _GNU_SOURCE
 #include "base/workers.h"
 
-#include <omp.h>
-#include <sched.h>
 #include <stdlib.h>
 
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/team.h"
 
 enum { MAX_THREADS = 1024 };
 
@@ -15,28 +13,11 @@ struct ql_workers {
     size_t threads;
     ql_parallel_for *run;
     void *self;
+    ql_team *team; /* ours, or NULL */
     ql_scratch size;
     char *memory; /* shared part, then one part a worker */
     ql_part_times *times; /* NULL: nobody asks */
 };
-
-static size_t usable_cpus(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    int count = CPU_COUNT(&set);
-    return count > 0 ? (size_t)count : 1;
-}
-
-static void run_openmp(void *self, size_t count, ql_task *task, void *ctx)
-{
-    ql_workers *workers = self;
-    size_t threads = workers->threads < count ? workers->threads : count;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (size_t i = 0; i < count; i++)
-        task(ctx, i, (size_t)omp_get_thread_num());
-}
 
 static ql_status make(ql_workers **out, size_t threads, ql_parallel_for *run, void *self, ql_error *err)
 {
@@ -48,14 +29,23 @@ static ql_status make(ql_workers **out, size_t threads, ql_parallel_for *run, vo
         return ql_fail(err, QL_ERR_MEMORY, "workers: out of memory");
     workers->threads = threads;
     workers->run = run;
-    workers->self = self ? self : workers;
+    workers->self = self;
     *out = workers;
     return QL_OK;
 }
 
 ql_status ql_workers_create(ql_workers **out, size_t threads, ql_error *err)
 {
-    return make(out, threads ? threads : usable_cpus(), run_openmp, NULL, err);
+    ql_status status = make(out, threads ? threads : ql_usable_cpus(), ql_team_run, NULL, err);
+    if (status)
+        return status;
+    ql_workers *workers = *out;
+    workers->self = workers->team = ql_team_create(workers->threads);
+    if (workers->team)
+        return QL_OK;
+    ql_workers_destroy(workers);
+    *out = NULL;
+    return ql_fail(err, QL_ERR_MEMORY, "workers: out of memory");
 }
 
 ql_status ql_workers_adopt(ql_workers **out, size_t threads, ql_parallel_for *run, void *self, ql_error *err)
@@ -169,6 +159,7 @@ void ql_workers_destroy(ql_workers *workers)
 {
     if (!workers)
         return;
+    ql_team_destroy(workers->team);
     free(workers->memory);
     free(workers);
 }

@@ -1,10 +1,8 @@
 /* qlora: the command. Its subcommands are the rows of commands.c. */
-#define _GNU_SOURCE
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/args.h"
 #include "cli/interrupt.h"
@@ -55,18 +53,6 @@ static int run(const cli_command *command, int argc, char **argv)
     return status;
 }
 
-/* OpenMP's threads spin while they wait for each other. Beside other programs they then take the processor from the
- * thread that they wait for, and a step takes ten times as long (bench/NOTES.md). The waiting is set by the
- * environment, which the OpenMP library reads when the program starts: so start again. */
-static void wait_briefly(char **argv)
-{
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME"))
-        return;
-    setenv("GOMP_SPINCOUNT", "1000", 1); /* some microseconds */
-    setenv("KMP_BLOCKTIME", "0", 1);
-    execv("/proc/self/exe", argv); /* where that fails all works, slower beside others */
-}
-
 static bool is_help(const char *word)
 {
     return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
@@ -96,7 +82,6 @@ static int dispatch(int argc, char **argv)
 int main(int argc, char **argv)
 {
     int status = CLI_OK;
-    wait_briefly(argv);
     cli_interrupt_tidy();
     signal(SIGXFSZ, SIG_IGN);         /* a limit of file sizes makes writes fail, as a full disk does */
     setvbuf(stdout, NULL, _IOLBF, 0); /* lines keep their order beside stderr */

@@ -201,9 +201,7 @@ static void put_overview(FILE *out)
     put_exit_status(out);
     fputs(
         ".SH ENVIRONMENT\n.TP\n.B QLORA_ISA\nUse no instructions beyond these: scalar, avx2, avx512, avx512\\-bf16 or "
-        "amx.\n.TP\n.B OMP_WAIT_POLICY\\fR, \\fBGOMP_SPINCOUNT\\fR, \\fBKMP_BLOCKTIME\nHow threads wait for each "
-        "other; "
-        "where none of them is set, briefly.\n.SH FILES\n.TP\n.I run.yaml\nWritten beside each adapter: the options, "
+        "amx.\n.SH FILES\n.TP\n.I run.yaml\nWritten beside each adapter: the options, "
         "versions and files of the run, for\n.BR \"qlora finetune \\-\\-config\" .\n",
         out);
     put_see_also(out, NULL);
