@@ -40,12 +40,13 @@ static double now(void)
 
 static void panels(layer *l)
 {
-    l->ways = ql_ways_make(&l->adapter, false, l->work, NULL);
+    l->ways = ql_ways_at(&l->adapter, false, l->work);
+    ql_ways_fill(&l->ways, 1, NULL);
 }
 
 static void down(layer *l)
 {
-    ql_ways_down(&l->ways, l->m, l->x, l->adapter.k, NULL, 0, NULL, l->h, NULL);
+    ql_ways_go_down(&(ql_ways_down){.ways = &l->ways, .x = l->x, .ldx = l->adapter.k, .low = l->h}, 1, l->m, NULL);
 }
 
 static void up(layer *l)

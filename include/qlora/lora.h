@@ -133,6 +133,26 @@ QL_API void ql_linear_backward(const ql_linear *layer, size_t m, const float *x,
                                size_t lddy, const float *h, float *dx, size_t lddx, bool add_dx,
                                const ql_dropout *dropout, float *work, ql_workers *workers);
 
+/* A layer among some that share x, as q, k and v do. */
+typedef struct ql_linear_use {
+    const ql_linear *layer;
+    float *y;         /* [m][n], rows ldy floats apart: of the forward pass */
+    const float *dy;  /* the same of the backward pass */
+    size_t ldy;
+    float *h;         /* [m][r], which the forward pass writes and the backward pass reads; NULL without an adapter */
+    const ql_dropout *dropout; /* NULL: none */
+} ql_linear_use;
+enum { QL_LINEARS = 3 };
+
+/* The same for up to QL_LINEARS layers at once: forward they read the same x, backward dx is the sum of what each gives.
+ * Fewer parallel regions, and x is brought into a kernel's order once. Scratch and work are those of the group. */
+QL_API ql_scratch ql_linears_scratch(const ql_linear *const *layers, size_t count, size_t m, size_t threads);
+QL_API size_t ql_linears_work(const ql_linear *const *layers, size_t count, size_t m, float p);
+QL_API void ql_linears_forward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx,
+                               float *work, ql_workers *workers);
+QL_API void ql_linears_backward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx,
+                                float *dx, size_t lddx, bool add_dx, float *work, ql_workers *workers);
+
 /* dst[rows][k] += rows [row, row + rows) of s B A in fp32, from the masters when there are any. Rows of B that are 0
  * leave the bits of dst. With DoRA each row is then brought to its magnitude, which leaves a row of it already. */
 QL_API void ql_adapter_add_rows(const ql_adapter *adapter, size_t row, size_t rows, float *dst, size_t ld);

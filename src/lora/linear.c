@@ -1,4 +1,5 @@
-/* Forward and backward of base plus adapter. h keeps s * dropout(x) A^T, so dB needs no further scaling. */
+/* Forward and backward of base plus adapter. h keeps s * dropout(x) A^T, so dB needs no further scaling. Layers with a
+ * dropout or with DoRA go one by one. */
 #include <assert.h>
 #include <string.h>
 
@@ -7,6 +8,7 @@
 #include "base/workers.h"
 #include "lora/dora.h"
 #include "lora/dropout.h"
+#include "lora/group.h"
 #include "lora/outer.h"
 #include "lora/ways.h"
 #include "qlora/lora.h"
@@ -20,174 +22,66 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static const ql_dropout *active(const ql_dropout *dropout)
+static size_t larger(size_t a, size_t b)
 {
-    return dropout && dropout->p > 0 ? dropout : NULL;
+    return a > b ? a : b;
 }
 
-/* Generation: a token or a few, which the FP16 views multiply without panels. */
-static bool few(size_t m, const ql_dropout *dropout)
+/* ---- under a dropout ---- */
+
+typedef struct dropped_work {
+    float *panels, *low, *wide; /* of ql_ways; [m][r]; [DROPOUT_TOKENS][k] */
+} dropped_work;
+
+static dropped_work carve(ql_arena *arena, const ql_adapter *a, size_t m)
 {
-    return m < QL_WAYS_TOKENS && !dropout;
+    return (dropped_work){ql_take(arena, ql_ways_work(a), float), ql_take(arena, m * a->r, float),
+                          ql_take(arena, smaller(m, DROPOUT_TOKENS) * a->k, float)};
 }
 
-ql_scratch ql_linear_scratch(const ql_linear *layer, size_t m, size_t threads)
-{
-    ql_scratch need = ql_matmul_scratch(layer->base, m, threads);
-    if (!layer->adapter)
-        return need;
-    if (layer->adapter->dora)
-        return ql_dora_scratch(layer, m, threads);
-    size_t most = smaller(m, QL_WAYS_TOKENS - 1);
-    need = ql_scratch_max(need, ql_matmul_scratch(layer->adapter->view_a, most, threads));
-    return ql_scratch_max(need, ql_matmul_scratch(layer->adapter->view_b, most, threads));
-}
-
-/* What ql_linear_work() measures. */
-typedef struct layer_work {
-    float *panels, *low, *wide; /* of ql_ways; [m][r]; [DROPOUT_TOKENS][k] under a dropout */
-} layer_work;
-
-static layer_work carve(ql_arena *arena, const ql_adapter *a, size_t m, bool dropout)
-{
-    layer_work w = {0};
-    if (dropout || m >= QL_WAYS_TOKENS)
-        w.panels = ql_take(arena, ql_ways_work(a), float);
-    w.low = ql_take(arena, m * a->r, float);
-    if (dropout)
-        w.wide = ql_take(arena, smaller(m, DROPOUT_TOKENS) * a->k, float);
-    return w;
-}
-
-size_t ql_linear_work(const ql_linear *layer, size_t m, float p)
-{
-    ql_arena arena = {0};
-    if (layer->adapter && layer->adapter->dora)
-        return ql_dora_pass_work(layer, m);
-    if (layer->adapter)
-        carve(&arena, layer->adapter, m, p > 0);
-    return arena.used / sizeof(float);
-}
-
-static layer_work carve_at(float *work, const ql_adapter *a, size_t m, const ql_dropout *dropout)
+static dropped_work carve_at(float *work, const ql_adapter *a, size_t m)
 {
     ql_arena arena = {.base = (char *)work};
-    return carve(&arena, a, m, dropout != NULL);
+    return carve(&arena, a, m);
 }
 
-/* ---- passes over rows, in blocks that go to threads ---- */
+typedef struct finish {
+    const ql_ways_up *up;
+    const float *bias; /* NULL: none */
+} finish;
 
-typedef struct row_pass {
-    size_t m, cols;
-    float *dst;
-    size_t ldd;
-    const float *bias; /* [cols], to fill rows with */
-    float factor;      /* to scale rows by */
-} row_pass;
-
-static void fill_rows(void *ctx, size_t index, size_t worker)
+/* Up, and the bias, in a rectangle of the base's product. */
+static void finish_tile(const void *self, ql_tile t)
 {
-    const row_pass *pass = ctx;
-    (void)worker;
-    for (size_t row = index * ROW_BLOCK; row < smaller(pass->m, (index + 1) * ROW_BLOCK); row++)
-        memcpy(pass->dst + row * pass->ldd, pass->bias, pass->cols * sizeof *pass->bias);
+    const finish *f = self;
+    ql_ways_up_tile(f->up, t);
+    for (size_t row = t.row; f->bias && row < t.row + t.rows; row++)
+        for (size_t j = t.col; j < t.col + t.cols; j++)
+            f->up->y[row * f->up->ldy + j] += f->bias[j];
 }
 
-static void scale_rows(void *ctx, size_t index, size_t worker)
+static void dropped_forward(const ql_linear_use *use, size_t m, const float *x, size_t ldx, float *work,
+                            ql_workers *workers)
 {
-    const row_pass *pass = ctx;
-    (void)worker;
-    for (size_t row = index * ROW_BLOCK; row < smaller(pass->m, (index + 1) * ROW_BLOCK); row++)
-        for (size_t j = 0; j < pass->cols; j++)
-            pass->dst[row * pass->ldd + j] *= pass->factor;
-}
-
-static void run_rows(ql_task *rows, row_pass *pass, ql_workers *workers)
-{
-    ql_parallel(workers, (pass->m + ROW_BLOCK - 1) / ROW_BLOCK, rows, pass);
-}
-
-/* low[m][r] *= s */
-static void scale(const ql_adapter *a, size_t m, float *low, ql_workers *workers)
-{
-    run_rows(scale_rows, &(row_pass){.m = m, .cols = a->r, .dst = low, .ldd = a->r, .factor = a->scaling}, workers);
-}
-
-/* The base's product, forward or transposed, and what the adapter adds to it. */
-static void multiply(const ql_linear *layer, bool transposed, size_t m, const float *x, size_t ldx, bool add,
-                     const ql_ways_up *up, ql_workers *workers)
-{
-    ql_mark(workers, transposed ? QL_PART_BACKWARD : QL_PART_FORWARD);
+    const ql_linear *layer = use->layer;
+    const ql_adapter *a = layer->adapter;
+    dropped_work own = carve_at(work, a, m);
+    ql_mark(workers, QL_PART_ADAPTERS);
+    ql_ways ways = ql_ways_at(a, false, own.panels);
+    ql_ways_fill(&ways, 1, workers);
+    for (size_t t = 0; t < m; t += DROPOUT_TOKENS) {
+        ql_ways_down down = {&ways, x + t * ldx, ldx, use->h + t * a->r, use->dropout, t, own.wide};
+        ql_ways_go_down(&down, 1, smaller(m - t, DROPOUT_TOKENS), workers);
+    }
+    ql_mark(workers, QL_PART_FORWARD);
+    ql_ways_up up = {&ways, use->h, use->y, use->ldy};
+    finish last = {&up, layer->bias};
     if (m >= QL_WAYS_TOKENS) {
-        ql_matmul_then(layer->base, transposed, m, x, ldx, up->y, up->ldy, add, (ql_then){ql_ways_up_tile, up},
-                       workers);
+        ql_matmul_then(layer->base, false, m, x, ldx, use->y, use->ldy, false, (ql_then){finish_tile, &last}, workers);
         return;
     }
-    (transposed ? ql_matmul_t : ql_matmul)(layer->base, m, x, ldx, up->y, up->ldy, add, workers);
-    ql_ways_up_tile(up, (ql_tile){0, m, 0, transposed ? layer->adapter->k : layer->adapter->n});
-}
-
-/* ---- forward ---- */
-
-static void forward_few(const ql_adapter *a, size_t m, const float *x, size_t ldx, float *y, size_t ldy, float *h,
-                        ql_workers *workers)
-{
-    ql_mark(workers, QL_PART_ADAPTERS);
-    ql_matmul(a->view_a, m, x, ldx, h, a->r, false, workers);
-    scale(a, m, h, workers);
-    ql_matmul(a->view_b, m, h, a->r, y, ldy, true, workers);
-}
-
-static void forward_many(const ql_linear *layer, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
-                         float *h, const ql_dropout *dropout, float *work, ql_workers *workers)
-{
-    const ql_adapter *a = layer->adapter;
-    layer_work own = carve_at(work, a, m, dropout);
-    ql_mark(workers, QL_PART_ADAPTERS);
-    ql_ways ways = ql_ways_make(a, false, own.panels, workers);
-    size_t some = dropout ? DROPOUT_TOKENS : m;
-    for (size_t t = 0; t < m; t += some)
-        ql_ways_down(&ways, smaller(m - t, some), x + t * ldx, ldx, dropout, t, own.wide, h + t * a->r, workers);
-    multiply(layer, false, m, x, ldx, layer->bias != NULL, &(ql_ways_up){&ways, h, y, ldy}, workers);
-}
-
-void ql_linear_forward(const ql_linear *layer, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
-                       float *h, const ql_dropout *dropout, float *work, ql_workers *workers)
-{
-    const ql_adapter *a = layer->adapter;
-    assert(!a || (a->k == ql_weight_cols(layer->base) && a->n == ql_weight_rows(layer->base)));
-    if (a && a->dora) {
-        assert(!active(dropout));
-        ql_dora_forward(layer, m, x, ldx, y, ldy, h, work, workers);
-        return;
-    }
-    if (layer->bias)
-        run_rows(fill_rows, &(row_pass){.m = m, .cols = ql_weight_rows(layer->base), .dst = y, .ldd = ldy,
-                                        .bias = layer->bias},
-                 workers);
-    if (a && !few(m, active(dropout))) {
-        forward_many(layer, m, x, ldx, y, ldy, h, active(dropout), work, workers);
-        return;
-    }
-    ql_matmul(layer->base, m, x, ldx, y, ldy, layer->bias != NULL, workers);
-    if (a)
-        forward_few(a, m, x, ldx, y, ldy, h, workers);
-}
-
-/* ---- backward ---- */
-
-static void add_gradients(const ql_linear *layer, size_t m, const float *x, size_t ldx, const float *dy, size_t lddy,
-                          const float *h, const float *dh, const ql_dropout *dropout, ql_workers *workers)
-{
-    const ql_adapter *a = layer->adapter;
-    ql_mark(workers, QL_PART_ADAPTERS);
-    const ql_outer outers[] = {
-        {.m = m, .r = a->r, .cols = a->n, .s = h, .x = dy, .ldx = lddy, .out = a->grad_b, .stride_i = 1,
-         .stride_j = a->r},
-        {.m = m, .r = a->r, .cols = a->k, .s = dh, .x = x, .ldx = ldx, .dropout = dropout, .out = a->grad_a,
-         .stride_i = a->k, .stride_j = 1},
-    };
-    ql_outer_add(outers, 2, layer->base->kernel->bf16_inputs, workers);
+    ql_matmul(layer->base, m, x, ldx, use->y, use->ldy, false, workers);
+    finish_tile(&last, (ql_tile){0, m, 0, a->n});
 }
 
 /* dx += mask(dh A) of up to DROPOUT_TOKENS tokens, the first of which is token `first` of the batch. */
@@ -226,58 +120,157 @@ static void add_masked(const ql_ways *ways, size_t m, const float *dh, float *dx
     }
 }
 
-/* dh = s * dy B, which stays in `dh`, and dx. */
-static void backward_few(const ql_linear *layer, size_t m, const float *dy, size_t lddy, float *dh, float *dx,
-                         size_t lddx, bool add_dx, ql_workers *workers)
+static void dropped_backward(const ql_linear_use *use, size_t m, const float *x, size_t ldx, float *dx, size_t lddx,
+                             bool add_dx, float *work, ql_workers *workers)
 {
+    const ql_linear *layer = use->layer;
     const ql_adapter *a = layer->adapter;
-    ql_matmul_t(a->view_b, m, dy, lddy, dh, a->r, false, workers);
-    scale(a, m, dh, workers);
-    if (!dx)
+    dropped_work own = carve_at(work, a, m);
+    ql_mark(workers, QL_PART_ADAPTERS);
+    ql_ways ways = ql_ways_at(a, true, own.panels);
+    ql_ways_fill(&ways, 1, workers);
+    ql_ways_go_down(&(ql_ways_down){.ways = &ways, .x = use->dy, .ldx = use->ldy, .low = own.low}, 1, m, workers);
+    if (dx) {
+        ql_mark(workers, QL_PART_BACKWARD);
+        ql_matmul_t(layer->base, m, use->dy, use->ldy, dx, lddx, add_dx, workers);
+        ql_mark(workers, QL_PART_ADAPTERS);
+        add_masked(&ways, m, own.low, dx, lddx, use->dropout, own.wide, workers);
+    }
+    if (!a->grad_a)
         return;
-    ql_matmul_t(layer->base, m, dy, lddy, dx, lddx, add_dx, workers);
-    ql_matmul_t(a->view_a, m, dh, a->r, dx, lddx, true, workers);
+    const ql_outer outers[] = {
+        {.m = m, .r = a->r, .cols = a->n, .s = use->h, .x = use->dy, .ldx = use->ldy, .out = a->grad_b, .stride_i = 1,
+         .stride_j = a->r},
+        {.m = m, .r = a->r, .cols = a->k, .s = own.low, .x = x, .ldx = ldx, .dropout = use->dropout, .out = a->grad_a,
+         .stride_i = a->k, .stride_j = 1},
+    };
+    ql_outer_add(outers, 2, layer->base->kernel->bf16_inputs, workers);
 }
 
-static void backward_many(const ql_linear *layer, size_t m, const float *dy, size_t lddy, const layer_work *own,
-                          float *dx, size_t lddx, bool add_dx, const ql_dropout *dropout, ql_workers *workers)
+/* ---- the way that a layer goes ---- */
+
+static bool has_dora(const ql_linear *layer)
 {
-    ql_mark(workers, QL_PART_ADAPTERS);
-    ql_ways ways = ql_ways_make(layer->adapter, true, own->panels, workers);
-    ql_ways_down(&ways, m, dy, lddy, NULL, 0, NULL, own->low, workers);
-    if (dx && !dropout)
-        multiply(layer, true, m, dy, lddy, add_dx, &(ql_ways_up){&ways, own->low, dx, lddx}, workers);
-    if (!dx || !dropout)
+    return layer->adapter && layer->adapter->dora;
+}
+
+static bool drops(const ql_linear_use *use)
+{
+    return use->layer->adapter && use->dropout && use->dropout->p > 0;
+}
+
+static bool one_by_one(const ql_linear_use *uses, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (has_dora(uses[i].layer) || drops(&uses[i]))
+            return true;
+    return false;
+}
+
+static void forward_one(const ql_linear_use *use, size_t m, const float *x, size_t ldx, float *work,
+                        ql_workers *workers)
+{
+    if (has_dora(use->layer)) {
+        assert(!drops(use));
+        ql_dora_forward(use->layer, m, x, ldx, use->y, use->ldy, use->h, work, workers);
+    } else if (drops(use)) {
+        dropped_forward(use, m, x, ldx, work, workers);
+    } else {
+        ql_group_forward(use, 1, m, x, ldx, work, workers);
+    }
+}
+
+void ql_linears_forward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx, float *work,
+                        ql_workers *workers)
+{
+    if (!one_by_one(uses, count)) {
+        ql_group_forward(uses, count, m, x, ldx, work, workers);
         return;
-    ql_mark(workers, QL_PART_BACKWARD);
-    ql_matmul_t(layer->base, m, dy, lddy, dx, lddx, add_dx, workers);
-    ql_mark(workers, QL_PART_ADAPTERS);
-    add_masked(&ways, m, own->low, dx, lddx, dropout, own->wide, workers);
+    }
+    for (size_t i = 0; i < count; i++)
+        forward_one(&uses[i], m, x, ldx, work, workers);
+}
+
+static void backward_one(const ql_linear_use *use, size_t m, const float *x, size_t ldx, float *dx, size_t lddx,
+                         bool add_dx, float *work, ql_workers *workers)
+{
+    if (has_dora(use->layer)) {
+        assert(!drops(use));
+        ql_dora_backward(use->layer, m, x, ldx, use->dy, use->ldy, use->h, dx, lddx, add_dx, work, workers);
+    } else if (drops(use)) {
+        dropped_backward(use, m, x, ldx, dx, lddx, add_dx, work, workers);
+    } else {
+        ql_group_backward(use, 1, m, x, ldx, dx, lddx, add_dx, work, workers);
+    }
+}
+
+void ql_linears_backward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx, float *dx,
+                         size_t lddx, bool add_dx, float *work, ql_workers *workers)
+{
+    if (!one_by_one(uses, count)) {
+        ql_group_backward(uses, count, m, x, ldx, dx, lddx, add_dx, work, workers);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        backward_one(&uses[i], m, x, ldx, dx, lddx, add_dx || i > 0, work, workers);
+}
+
+/* ---- what they need ---- */
+
+/* Every layer alone, and all together: only a group of none with DoRA ever goes so. */
+ql_scratch ql_linears_scratch(const ql_linear *const *layers, size_t count, size_t m, size_t threads)
+{
+    ql_scratch need = {0};
+    bool dora = false;
+    for (size_t i = 0; i < count; i++) {
+        dora = dora || has_dora(layers[i]);
+        need = ql_scratch_max(need, ql_matmul_scratch(layers[i]->base, m, threads)); /* all that a dropout needs */
+        need = ql_scratch_max(need, has_dora(layers[i]) ? ql_dora_scratch(layers[i], m, threads)
+                                                        : ql_group_scratch(&layers[i], 1, m, threads));
+    }
+    return dora || count == 1 ? need : ql_scratch_max(need, ql_group_scratch(layers, count, m, threads));
+}
+
+size_t ql_linears_work(const ql_linear *const *layers, size_t count, size_t m, float p)
+{
+    size_t need = 0;
+    bool dora = false;
+    for (size_t i = 0; i < count; i++) {
+        ql_arena arena = {0};
+        dora = dora || has_dora(layers[i]);
+        if (layers[i]->adapter && p > 0)
+            carve(&arena, layers[i]->adapter, m);
+        need = larger(need, arena.used / sizeof(float));
+        need = larger(need, has_dora(layers[i]) ? ql_dora_pass_work(layers[i], m) : ql_group_work(&layers[i], 1, m));
+    }
+    return dora || count == 1 ? need : larger(need, ql_group_work(layers, count, m));
+}
+
+/* ---- a layer alone ---- */
+
+ql_scratch ql_linear_scratch(const ql_linear *layer, size_t m, size_t threads)
+{
+    return ql_linears_scratch(&layer, 1, m, threads);
+}
+
+size_t ql_linear_work(const ql_linear *layer, size_t m, float p)
+{
+    return ql_linears_work(&layer, 1, m, p);
+}
+
+void ql_linear_forward(const ql_linear *layer, size_t m, const float *x, size_t ldx, float *y, size_t ldy,
+                       float *h, const ql_dropout *dropout, float *work, ql_workers *workers)
+{
+    ql_linear_use use = {.layer = layer, .y = y, .ldy = ldy, .h = h, .dropout = dropout};
+    ql_linears_forward(&use, 1, m, x, ldx, work, workers);
 }
 
 void ql_linear_backward(const ql_linear *layer, size_t m, const float *x, size_t ldx, const float *dy, size_t lddy,
                         const float *h, float *dx, size_t lddx, bool add_dx, const ql_dropout *dropout, float *work,
                         ql_workers *workers)
 {
-    const ql_adapter *a = layer->adapter;
-    if (!a) {
-        if (dx)
-            ql_matmul_t(layer->base, m, dy, lddy, dx, lddx, add_dx, workers);
-        return;
-    }
-    dropout = active(dropout);
-    if (a->dora) {
-        assert(!dropout);
-        ql_dora_backward(layer, m, x, ldx, dy, lddy, h, dx, lddx, add_dx, work, workers);
-        return;
-    }
-    layer_work own = carve_at(work, a, m, dropout);
-    if (few(m, dropout))
-        backward_few(layer, m, dy, lddy, own.low, dx, lddx, add_dx, workers);
-    else
-        backward_many(layer, m, dy, lddy, &own, dx, lddx, add_dx, dropout, workers);
-    if (a->grad_a)
-        add_gradients(layer, m, x, ldx, dy, lddy, h, own.low, dropout, workers);
+    ql_linear_use use = {.layer = layer, .dy = dy, .ldy = lddy, .h = (float *)(uintptr_t)h, .dropout = dropout};
+    ql_linears_backward(&use, 1, m, x, ldx, dx, lddx, add_dx, work, workers);
 }
 
 /* ---- merge ---- */

@@ -56,61 +56,67 @@ static void pack_b(const ql_ways *w, size_t from, size_t to)
             w->kernels->turn(smaller(LANES, to - o), a->r, a->b + o * a->r, a->r, w->up + o * a->r);
 }
 
-static void pack_piece(void *ctx, size_t index, size_t worker)
+/* Features and tokens of several ways are told apart by their pieces, one way after another. */
+static size_t fill_pieces(const ql_adapter *a)
+{
+    return pieces(a->k, CHUNK) + pieces(a->n, CHUNK);
+}
+
+static void fill_piece(void *ctx, size_t index, size_t worker)
 {
     const ql_ways *w = ctx;
-    size_t of_a = pieces(w->adapter->k, CHUNK);
     (void)worker;
+    for (; index >= fill_pieces(w->adapter); w++)
+        index -= fill_pieces(w->adapter);
+    size_t of_a = pieces(w->adapter->k, CHUNK);
     if (index < of_a)
         pack_a(w, index * CHUNK, smaller(w->adapter->k, (index + 1) * CHUNK));
     else
         pack_b(w, (index - of_a) * CHUNK, smaller(w->adapter->n, (index - of_a + 1) * CHUNK));
 }
 
-ql_ways ql_ways_make(const ql_adapter *a, bool backward, float *work, ql_workers *workers)
+ql_ways ql_ways_at(const ql_adapter *a, bool backward, float *work)
 {
-    ql_ways w = {.kernels = ql_thin_select(ql_cpu_features()), .adapter = a, .backward = backward, .down = work,
-                 .up = work + down_floats(a)};
-    ql_parallel(workers, pieces(a->k, CHUNK) + pieces(a->n, CHUNK), pack_piece, &w);
-    return w;
+    return (ql_ways){.kernels = ql_thin_select(ql_cpu_features()), .adapter = a, .backward = backward, .down = work,
+                     .up = work + down_floats(a)};
+}
+
+void ql_ways_fill(const ql_ways *ways, size_t count, ql_workers *workers)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < count; i++)
+        tasks += fill_pieces(ways[i].adapter);
+    ql_parallel(workers, tasks, fill_piece, (void *)ways);
 }
 
 /* ---- down and up ---- */
 
 typedef struct down_job {
-    const ql_ways *ways;
-    size_t m, width;
-    const float *x;
-    size_t ldx;
-    const ql_dropout *dropout;
-    size_t first;
-    float *dropped, *low;
+    const ql_ways_down *downs;
+    size_t m;
 } down_job;
 
 static void down_tokens(void *ctx, size_t index, size_t worker)
 {
     const down_job *job = ctx;
-    const ql_adapter *a = job->ways->adapter;
-    size_t token = index * TOKENS, tokens = smaller(TOKENS, job->m - token), ldx = job->ldx;
-    const float *x = job->x + token * ldx;
+    const ql_ways_down *down = job->downs + index / pieces(job->m, TOKENS);
+    const ql_adapter *a = down->ways->adapter;
+    size_t token = index % pieces(job->m, TOKENS) * TOKENS, tokens = smaller(TOKENS, job->m - token), ldx = down->ldx;
+    size_t width = down->ways->backward ? a->n : a->k;
+    const float *x = down->x + token * ldx;
     (void)worker;
-    if (job->dropout) {
-        float *dropped = job->dropped + token * job->width;
+    if (down->dropout) {
+        float *dropped = down->dropped + token * width;
         for (size_t t = 0; t < tokens; t++)
-            ql_dropout_apply(job->dropout, job->first + token + t, 0, job->width, x + t * ldx,
-                             dropped + t * job->width);
-        x = dropped, ldx = job->width;
+            ql_dropout_apply(down->dropout, down->first + token + t, 0, width, x + t * ldx, dropped + t * width);
+        x = dropped, ldx = width;
     }
-    job->ways->kernels->project(tokens, job->width, a->r, x, ldx, job->ways->down, a->scaling,
-                                job->low + token * a->r);
+    down->ways->kernels->project(tokens, width, a->r, x, ldx, down->ways->down, a->scaling, down->low + token * a->r);
 }
 
-void ql_ways_down(const ql_ways *ways, size_t m, const float *x, size_t ldx, const ql_dropout *dropout, size_t first,
-                  float *dropped, float *low, ql_workers *workers)
+void ql_ways_go_down(const ql_ways_down *downs, size_t count, size_t m, ql_workers *workers)
 {
-    down_job job = {.ways = ways, .m = m, .width = ways->backward ? ways->adapter->n : ways->adapter->k, .x = x,
-                    .ldx = ldx, .dropout = dropout, .first = first, .dropped = dropped, .low = low};
-    ql_parallel(workers, pieces(m, TOKENS), down_tokens, &job);
+    ql_parallel(workers, count * pieces(m, TOKENS), down_tokens, &(down_job){downs, m});
 }
 
 void ql_ways_up_tile(const void *self, ql_tile t)

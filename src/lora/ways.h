@@ -20,13 +20,21 @@ typedef struct ql_ways {
 /* Floats of the panels. */
 size_t ql_ways_work(const ql_adapter *adapter);
 
-/* Fills the panels, in `work` (aligned to 64 bytes). */
-ql_ways ql_ways_make(const ql_adapter *adapter, bool backward, float *work, ql_workers *workers);
+/* With panels in `work` (aligned to 64 bytes), to be filled. */
+ql_ways ql_ways_at(const ql_adapter *adapter, bool backward, float *work);
+void ql_ways_fill(const ql_ways *ways, size_t count, ql_workers *workers);
 
-/* low[m][r] = s * dropout(x) times the side that goes down. `dropped` is [m][features of x] under a dropout, else
- * unused; `first` is the place of token 0 in the batch. */
-void ql_ways_down(const ql_ways *ways, size_t m, const float *x, size_t ldx, const ql_dropout *dropout, size_t first,
-                  float *dropped, float *low, ql_workers *workers);
+/* low[m][r] = s * dropout(x) times the side that goes down. */
+typedef struct ql_ways_down {
+    const ql_ways *ways;
+    const float *x;
+    size_t ldx;
+    float *low;
+    const ql_dropout *dropout; /* NULL: none; what follows is for it alone */
+    size_t first;              /* the place of token 0 in the batch */
+    float *dropped;            /* [m][features of x] */
+} ql_ways_down;
+void ql_ways_go_down(const ql_ways_down *downs, size_t count, size_t m, ql_workers *workers);
 
 /* y += low times the side that goes up: of a rectangle of y, with a ql_ways_up as a ql_then's self. */
 typedef struct ql_ways_up {

@@ -1,0 +1,15 @@
+/* Layers that share x (forward) or dx (backward), without dropout or DoRA. */
+#ifndef QL_SRC_LORA_GROUP_H
+#define QL_SRC_LORA_GROUP_H
+
+#include "qlora/lora.h"
+
+/* As ql_linears_forward and the others, which call them. */
+ql_scratch ql_group_scratch(const ql_linear *const *layers, size_t count, size_t m, size_t threads);
+size_t ql_group_work(const ql_linear *const *layers, size_t count, size_t m);
+void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx, float *work,
+                      ql_workers *workers);
+void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx, float *dx,
+                       size_t lddx, bool add_dx, float *work, ql_workers *workers);
+
+#endif
