@@ -1,5 +1,6 @@
 /* Attention: each tier against a plain double implementation and central finite differences of it; what a
  * token must not see; the cache; threads. */
+#include "model/ops_attention_tiles.h"
 #include "ops_support.h"
 
 typedef struct shape {
@@ -21,7 +22,7 @@ static bool use_attention_tier(int tier)
 {
     if (tier < TIERS)
         return use_tier(tier);
-    rounds = ql_attention_select(ql_cpu_features(), true)->rounds;
+    rounds = ql_tiles_select(ql_cpu_features());
     if (rounds)
         return true;
     printf("skipped: AMX is not to be had here\n");
@@ -416,7 +417,7 @@ START_TEST(cache_gives_what_the_whole_gives)
         setup(&p, &s);
         for (size_t pos = 0; pos < p.m; pos += pos < 3 ? 1 : 31) {
             for (size_t n = 1; pos + n <= p.m; n += n * 3 + 1) {
-                ql_workers *workers = make_workers(n % 3 + 1, ql_attention_scratch(&p.config, n, false));
+                ql_workers *workers = make_workers(n % 3 + 1, ql_attention_scratch(&p.config, pos + n, false));
                 float *o = empty_matrix(n, s.heads * s.head_dim, p.ldq);
                 ql_attention_decode(&p.config, pos, n, p.q + pos * p.ldq, p.ldq, p.k, p.v, p.ldkv, o, p.ldq, workers);
                 double row[256];
@@ -429,7 +430,7 @@ START_TEST(cache_gives_what_the_whole_gives)
                     }
                 assert_gaps_untouched(o, n, s.heads * s.head_dim, p.ldq);
                 ql_workers_destroy(workers);
-                workers = make_workers((n + 1) % 3 + 1, ql_attention_scratch(&p.config, n, false));
+                workers = make_workers((n + 1) % 3 + 1, ql_attention_scratch(&p.config, pos + n, false));
                 float *in_place = empty_matrix(n, s.heads * s.head_dim, p.ldq);
                 memcpy(in_place, p.q + pos * p.ldq, ((n - 1) * p.ldq + s.heads * s.head_dim) * sizeof(float));
                 ql_attention_decode(&p.config, pos, n, in_place, p.ldq, p.k, p.v, p.ldkv, in_place, p.ldq, workers);

@@ -99,8 +99,9 @@ typedef struct ql_attention {
     bool bf16;     /* products may round their inputs to bf16 where this processor is faster that way */
 } ql_attention;
 
-/* For up to m tokens in whatever sequences (config's are not read). Only the backward pass, which works on
- * several parts of a sequence at a time and adds up what they give, needs memory that grows with m. */
+/* For up to m tokens in whatever sequences (config's are not read), or of a cache. Where products round, memory that grows
+ * with m holds their inputs as tiles take them; the backward pass, which works on several parts of a sequence at a time
+ * and adds up what they give, needs such memory anyway. */
 ql_scratch ql_attention_scratch(const ql_attention *config, size_t m, bool backward);
 
 /* o[m][heads*head_dim] from q[m][heads*head_dim], k and v[m][kv_heads*head_dim]. lse[heads][m], the
@@ -121,7 +122,7 @@ void ql_attention_backward(const ql_attention *config, const ql_attention_grads 
 
 /* One sequence with a cache: q[n] of the n newest tokens, at positions pos .. pos+n-1, against k and
  * v[pos + n][ldkv], whose last n rows are theirs. config->sequences and start are not read; o may be q.
- * Scratch as of the forward pass. */
+ * Scratch as of the forward pass of pos + n tokens. */
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);
 

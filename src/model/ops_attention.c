@@ -5,6 +5,7 @@
 #include "base/cpu.h"
 #include "base/workers.h"
 #include "model/ops.h"
+#include "model/ops_attention_tiles.h"
 #include "model/ops_decode.h"
 #include "model/ops_kernels.h"
 
@@ -19,6 +20,11 @@ typedef struct attention_job {
     size_t m, panels;      /* tokens and panels of all sequences */
 } attention_job;
 
+bool ql_attention_rounds(const ql_attention *config)
+{
+    return config->bf16 && ql_tiles_select(ql_cpu_features());
+}
+
 static size_t panels_of(const attention_job *job, size_t tokens)
 {
     return (tokens + job->kernels->panel - 1) / job->kernels->panel;
@@ -26,9 +32,8 @@ static size_t panels_of(const attention_job *job, size_t tokens)
 
 static attention_job begin(const ql_attention *config, bool backward, ql_workers *workers)
 {
-    uint32_t features = ql_cpu_features();
-    attention_job job = {.config = config, .kernels = ql_attention_select(features, config->bf16),
-                         .rows = ql_ops_select(features)->rows, .workers = workers,
+    const ql_ops_tier *tier = ql_ops_select(ql_cpu_features());
+    attention_job job = {.config = config, .kernels = tier->attention, .rows = tier->rows, .workers = workers,
                          .m = config->start[config->sequences]};
     assert(config->heads % config->kv_heads == 0 && config->head_dim <= 256);
     assert(ql_scratch_fits(workers, ql_attention_scratch(config, job.m, backward)));
@@ -72,6 +77,10 @@ static void forward_panel(void *ctx, size_t index, size_t worker)
 void ql_attention_forward(const ql_attention *config, const float *q, size_t ldq, const float *k, const float *v,
                           size_t ldkv, float *o, size_t ldo, float *lse, ql_workers *workers)
 {
+    if (ql_attention_rounds(config)) {
+        ql_tiles_forward(config, q, ldq, k, v, ldkv, o, ldo, lse, workers);
+        return;
+    }
     attention_job job = begin(config, false, workers);
     job.all.q = q;
     job.all.k = k;
@@ -211,6 +220,10 @@ static void sum_tokens(void *ctx, size_t index, size_t worker)
 
 void ql_attention_backward(const ql_attention *config, const ql_attention_grads *g, ql_workers *workers)
 {
+    if (ql_attention_rounds(config)) {
+        ql_tiles_backward(config, g, workers);
+        return;
+    }
     ql_arena arena = {.base = ql_shared_scratch(workers)};
     backward_job job = carve(&arena, config, config->start[config->sequences]);
     job.base = begin(config, true, workers);
@@ -241,5 +254,7 @@ ql_scratch ql_attention_scratch(const ql_attention *config, size_t m, bool backw
         carve(&arena, config, m);
     size_t floats = ql_attention_floats(config->head_dim, config->heads / config->kv_heads);
     ql_scratch need = {.shared = arena.used, .worker = floats * sizeof(float)};
+    if (ql_tiles_select(ql_cpu_features())) /* whatever is allowed now: that may change between two calls */
+        need = ql_scratch_max(need, ql_tiles_scratch(config, m, backward));
     return ql_scratch_max(need, ql_decode_scratch(config));
 }

@@ -1,19 +1,12 @@
-/* The block products of attention by multiply-adds, ROWS rows at a time. Included by ops_attention_kern.c, as
- * ops_attention_tiles.h is in its place where there are tiles. */
+/* The block products of attention by multiply-adds, ROWS rows at a time. */
 #ifndef QL_SRC_MODEL_OPS_ATTENTION_FMA_H
 #define QL_SRC_MODEL_OPS_ATTENTION_FMA_H
 
+#include <stdbool.h>
+
 #include "model/ops_vec.h"
 
-enum { PANEL = 2 * VN, ROUNDS = 0 };
-
-static void begin_products(void)
-{
-}
-
-static void end_products(void)
-{
-}
+enum { PANEL = 2 * VN, ROWS = VN == 16 ? 8 : 4 };
 
 /* c[rows][PANEL] (+)= a * b[depth][PANEL]: a's element (r, t) is at a[r * row_step + t * depth_step]. */
 static inline __attribute__((always_inline)) void tile(size_t rows, size_t depth, const float *a, size_t row_step,
@@ -57,11 +50,9 @@ static inline __attribute__((always_inline)) void product(size_t rows, size_t de
         tile(1, depth, a + r * row_step, row_step, depth_step, b, ldb, c + r * ldc, ldc, add);
 }
 
-/* s[rows][PANEL] = scale times rows of the stream times a transposed panel. Where products round to bf16 the scale of
- * scores is applied here, so that q and k are rounded alike on both ways; elsewhere it is in the panel, and this is 1. */
-static void scores(size_t rows, size_t head_dim, const float *stream, size_t ld, const float *panel, float scale, float *s)
+/* s[rows][PANEL] = rows of the stream times a transposed panel. */
+static void scores(size_t rows, size_t head_dim, const float *stream, size_t ld, const float *panel, float *s)
 {
-    (void)scale;
     product(rows, head_dim, stream, ld, 1, panel, PANEL, s, PANEL, false);
 }
 

@@ -8,17 +8,12 @@
 #include <float.h>
 #include <math.h>
 
+#include "model/ops_attention_fma.h"
 #include "model/ops_kernels.h"
 #include "model/ops_tier.h"
 #include "model/ops_vec.h"
 
-enum { STREAM = QL_ATTENTION_STREAM, ROWS = VN == 16 ? 8 : 4 };
-
-#ifdef QL_TILES
-#include "model/ops_attention_tiles.h"
-#else
-#include "model/ops_attention_fma.h"
-#endif
+enum { STREAM = QL_ATTENTION_STREAM };
 
 /* Rows into lanes, times factor; the lanes of rows that are not there are zero. */
 static void transpose_in(float *panel, size_t head_dim, const float *x, size_t ld, size_t rows, float factor)
@@ -144,15 +139,14 @@ static void forward(const ql_attention_part *p, float *scratch)
     size_t hd = p->head_dim, end = p->first + p->rows;
     float *q = scratch, *out = q + hd * PANEL, *s = out + hd * PANEL, *copy = s + STREAM * PANEL;
     float max[PANEL], sum[PANEL];
-    begin_products();
-    transpose_in(q, hd, p->q, p->ldq, p->rows, ROUNDS ? 1 : p->scale);
+    transpose_in(q, hd, p->q, p->ldq, p->rows, p->scale);
     fill(out, hd * PANEL, 0);
     fill(max, PANEL, -INFINITY);
     fill(sum, PANEL, 0);
     /* From the first key in sight of the first query on, the first stream has one for every query. */
     for (size_t key = p->first >= p->window ? p->first + 1 - p->window : 0; key < end; key += STREAM) {
         size_t keys = end - key < STREAM ? end - key : STREAM;
-        scores(keys, hd, p->k + key * p->ldkv, p->ldkv, q, ROUNDS ? p->scale : 1, s);
+        scores(keys, hd, p->k + key * p->ldkv, p->ldkv, q, s);
         if (p->softcap > 0)
             cap(s, keys, p->softcap);
         if (key + keys > p->first)
@@ -164,7 +158,6 @@ static void forward(const ql_attention_part *p, float *scratch)
         const float *v = close_rows(p->v + key * p->ldkv, &ldv, keys, hd, copy);
         accumulate(keys, hd, v, ldv, s, out);
     }
-    end_products();
     for (size_t half = 0; half < PANEL; half += VN) {
         vf share = vset(1) / vload(sum + half);
         for (size_t d = 0; d < hd; d++)
@@ -194,8 +187,6 @@ static void softmax_gradient(const ql_attention_part *p, size_t query, size_t ro
             if (p->softcap > 0) /* a hidden score is minus infinity: its slope is to be 0, too */
                 grad = grad * vsoftcap_slope(vmax(score, vset(-p->softcap)), p->softcap);
             vstore(s + i, e);
-            if (ROUNDS)
-                grad = grad * vset(p->scale);
             vstore(ds + i, grad);
         }
     }
@@ -207,8 +198,8 @@ static void backward_step(const ql_attention_part *p, const key_panel *panel, si
     const float *q = close_rows(p->q + query * ldq, &ldq, rows, hd, panel->copy);
     const float *dout = close_rows(p->dout + query * lddo, &lddo, rows, hd, panel->copy + STREAM * (hd + 16));
     float *s = panel->s, *ds = panel->ds;
-    scores(rows, hd, q, ldq, panel->k, ROUNDS ? p->scale : 1, s);
-    scores(rows, hd, dout, lddo, panel->v, 1, ds);
+    scores(rows, hd, q, ldq, panel->k, s);
+    scores(rows, hd, dout, lddo, panel->v, ds);
     if (p->softcap > 0)
         cap(s, rows, p->softcap);
     if (query < panel->first + PANEL)
@@ -233,25 +224,22 @@ static void backward(const ql_attention_part *p, float *scratch)
     panel.ds = panel.s + STREAM * PANEL;
     panel.copy = panel.ds + STREAM * PANEL;
     fill(panel.rows, pad * PANEL, 0);
-    float scale = ROUNDS ? 1 : p->scale; /* else it is in the scores and their gradient */
     bool windowed = p->length > p->window;
-    begin_products();
     if (windowed)
         memset(p->dq, 0, (p->length - p->first) * pad * sizeof *p->dq);
     for (size_t at = 0; at < p->rows; at += PANEL) {
         size_t keys = p->rows - at < PANEL ? p->rows - at : PANEL;
         panel.first = p->first + at;
-        transpose_in(panel.k, hd, p->k + at * p->ldkv, p->ldkv, keys, scale);
+        transpose_in(panel.k, hd, p->k + at * p->ldkv, p->ldkv, keys, p->scale);
         transpose_in(panel.v, hd, p->v + at * p->ldkv, p->ldkv, keys, 1);
         transpose_out(panel.rows, pad, keys, panel.k, hd, 1);
         fill(panel.dk, 2 * hd * PANEL, 0);
         size_t last = windowed ? panel.first + keys - 1 + p->window : p->length, end = last < p->length ? last : p->length;
         for (size_t query = panel.first; query < end; query += STREAM)
             backward_step(p, &panel, query, end - query < STREAM ? end - query : STREAM);
-        transpose_out(p->dk + at * p->lddkv, p->lddkv, keys, panel.dk, hd, scale);
+        transpose_out(p->dk + at * p->lddkv, p->lddkv, keys, panel.dk, hd, p->scale);
         transpose_out(p->dv + at * p->lddkv, p->lddkv, keys, panel.dv, hd, 1);
     }
-    end_products();
 }
 
 /* q times each of up to VN keys, one a lane; minus infinity in the other lanes. */
@@ -353,7 +341,6 @@ static void decode(const ql_attention_part *p, float *scratch)
 
 const ql_attention_kernels QL_TIER_NAME(ql_attention) = {
     .panel = PANEL,
-    .rounds = ROUNDS,
     .forward = forward,
     .backward = backward,
     .decode = decode,

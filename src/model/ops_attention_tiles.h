@@ -1,151 +1,76 @@
-/* The block products of attention by AMX tiles: operands rounded to bf16 as they are packed, sums in fp32. */
+/* Attention by AMX tiles (FlashAttention, Dao 2023). The tokens of all sequences are one stream in blocks of 32, and
+ * what is multiplied is rounded to bf16 and laid into tiles once, for every head and block that multiplies by it. What
+ * a query sees is a range of positions: from the first in its sequence and window up to its own. Only where such a
+ * border crosses a block are scores hidden one by one.
+ *
+ * Scores are turned, keys by queries, so that a lane is a query: no sum or maximum goes across lanes, and the weights
+ * come out as the next product wants them. q is packed times `fold`, which makes scores exponents of 2. */
 #ifndef QL_SRC_MODEL_OPS_ATTENTION_TILES_H
 #define QL_SRC_MODEL_OPS_ATTENTION_TILES_H
 
-#include "kern/amx_tiles.h"
-#include "kern/turn_avx512.h"
+#include "base/workers.h"
+#include "model/ops.h"
 
-/* Wide panels, as packing the stream takes longer than multiplying by it. */
-enum { PANEL = 64, ROUNDS = 1, SIDE = 16, STEP = 32, TILE = SIDE * STEP /* bf16 */, WIDEST = 256 /* head_dim */ };
-enum { MOST_TILES = WIDEST / SIDE * (PANEL / STEP) }; /* of an operand: WIDEST x PANEL */
+enum { QL_TILES_BLOCK = 32 /* tokens */, QL_TILES_PARTS = 4 };
 
-typedef struct operand {
-    _Alignas(64) uint16_t tile[MOST_TILES][TILE]; /* [blocks of 16 rows or columns][steps of 32 terms] */
-} operand;
+/* Keys that one task of the backward pass goes through; its share of dq is added to the other parts' after. */
+typedef struct ql_tiles_part {
+    size_t first, end; /* blocks of keys */
+    size_t queries;    /* blocks of queries from `first` on, of which each sees one of the keys */
+    size_t share;      /* where its share of dq begins, in blocks of all heads */
+} ql_tiles_part;
 
-static void begin_products(void)
+/* One call. Arrays of the caller's first, then what is packed: [head or kv head][block][pad x 32] but where it says
+ * otherwise. "turned": lines are dimensions, else tokens; "pairs": two tokens in a word, else two dimensions. */
+typedef struct ql_tiles {
+    size_t heads, kv_heads, group, head_dim, pad; /* pad: head_dim in whole tiles */
+    size_t queries, first, tokens, blocks;        /* query row 0 is at position `first` of the tokens (keys) */
+    float scale, fold, cap;                       /* cap: the soft cap as an exponent of 2; 0: none */
+    const float *q, *k, *v, *o, *dout, *lse;
+    float *out, *lse_out, *dq, *dk, *dv;
+    size_t ldq, ldkv, ldo, lddo, lddq, lddkv; /* ldo: of o, or of out */
+
+    int32_t *from; /* [(blocks + 1) * 32] the first position that one sees; it never falls */
+    uint16_t *k_rows, *k_turned_pairs, *v_rows, *v_turned_pairs;
+    uint16_t *q_turned, *q_pairs, *dout_turned, *dout_pairs;
+    float *exponent, *delta;  /* [heads][blocks * 32], in the order of lanes: lse as an exponent of 2; sum of o dout */
+    size_t *last;             /* [blocks] the last block of queries that see one of the block's keys */
+    float *dk_sums, *dv_sums; /* [splits][kv head][block][pad x 32] */
+    float *dq_shares;
+    size_t splits, parts; /* of a group's heads, and of the keys: as many tasks a kv head */
+    ql_tiles_part part[QL_TILES_PARTS];
+} ql_tiles;
+
+/* The factor of q: scores become exponents of 2, or the soft cap's argument. */
+static inline float ql_tiles_fold(float scale, float softcap)
 {
-    tiles_begin();
+    return softcap > 0 ? scale / softcap : scale * 0x1.715476p+0f;
 }
 
-static void end_products(void)
-{
-    tiles_end();
-}
+/* What is compiled for tiles. */
+typedef struct ql_tiles_kernels {
+    size_t scratch;                                   /* bytes a worker */
+    void (*pack_keys)(const ql_tiles *t, size_t block); /* k_rows and v_turned_pairs of all heads */
+    void (*forward)(const ql_tiles *t, size_t head, size_t block, void *scratch);
+    void (*pack)(const ql_tiles *t, size_t block); /* all that the backward pass multiplies by, and delta */
+    void (*backward)(const ql_tiles *t, size_t kv, size_t split, size_t part, void *scratch);
+    void (*finish)(const ql_tiles *t, size_t block); /* dq, dk and dv from their sums */
+} ql_tiles_kernels;
 
-static inline __mmask16 some_lanes(size_t count)
-{
-    return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1);
-}
+extern const ql_tiles_kernels ql_tiles_amx, ql_tiles_emulated; /* the second over tiles in plain C, for tests */
 
-/* 16 words, each of a number of x and the one below it, of which `rows` rows and `cols` columns are there. */
-static inline __m512i join_rows(const float *x, size_t ld, size_t rows, size_t cols)
-{
-    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    __m512 above = _mm512_maskz_loadu_ps(rows > 0 ? some_lanes(cols) : 0, x);
-    __m512 below = _mm512_maskz_loadu_ps(rows > 1 ? some_lanes(cols) : 0, x + ld);
-    return _mm512_permutexvar_epi16(_mm512_loadu_si512(order), (__m512i)_mm512_cvtne2ps_pbh(below, above));
-}
+/* The tiles of this processor; NULL where it has none. */
+const ql_tiles_kernels *ql_tiles_select(uint32_t features);
 
-static inline size_t remains(size_t length, size_t at)
-{
-    return length > at ? length - at : 0;
-}
+/* Whether attention goes by tiles: this processor has them, and `config` allows their rounding. */
+bool ql_attention_rounds(const ql_attention *config);
 
-/* a[rows][depth] as it lies: what tiles multiply from the left. */
-static void pack_left(operand *o, size_t rows, size_t depth, const float *a, size_t ld)
-{
-    uint16_t *out = o->tile[0];
-    for (size_t row = 0; row < rows; row += SIDE)
-        for (size_t at = 0; at < depth; at += STEP)
-            for (size_t r = row; r < row + SIDE; r++, out += STEP) {
-                size_t there = r < rows ? depth - at : 0;
-                __m512 low = _mm512_maskz_loadu_ps(some_lanes(there), a + r * ld + at);
-                __m512 high = _mm512_maskz_loadu_ps(some_lanes(remains(there, 16)), a + r * ld + at + 16);
-                _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-            }
-}
-
-/* The same of a[depth][rows] transposed. */
-static void pack_left_turned(operand *o, size_t rows, size_t depth, const float *a, size_t ld)
-{
-    uint16_t *out = o->tile[0];
-    for (size_t row = 0; row < rows; row += SIDE)
-        for (size_t at = 0; at < depth; at += STEP, out += TILE) {
-            __m512i line[SIDE];
-#pragma GCC unroll 16
-            for (size_t i = 0; i < SIDE; i++)
-                line[i] = join_rows(a + (at + 2 * i) * ld + row, ld, remains(depth, at + 2 * i), rows - row);
-            turn16(line);
-#pragma GCC unroll 16
-            for (size_t i = 0; i < SIDE; i++)
-                _mm512_store_si512(out + i * STEP, line[i]);
-        }
-}
-
-/* b[depth][cols] in pairs of rows: what tiles multiply from the right. cols is a multiple of 16. */
-static void pack_right(operand *o, size_t depth, size_t cols, const float *b, size_t ld)
-{
-    uint16_t *out = o->tile[0];
-    for (size_t col = 0; col < cols; col += SIDE)
-        for (size_t at = 0; at < depth; at += STEP)
-            for (size_t i = at; i < at + STEP; i += 2, out += STEP)
-                _mm512_store_si512(out, join_rows(b + i * ld + col, ld, remains(depth, i), SIDE));
-}
-
-/* c[rows][cols] (+)= scale * a b; cols is a multiple of 32. */
-static void multiply(size_t rows, size_t cols, size_t depth, const operand *a, const operand *b, float scale, bool add,
-                     float *c, size_t ldc)
-{
-    size_t steps = (depth + STEP - 1) / STEP;
-    for (size_t row = 0; row < rows; row += 2 * SIDE)
-        for (size_t col = 0; col < cols; col += 2 * SIDE) {
-            _Alignas(64) float sums[4][SIDE * SIDE];
-            const uint16_t *up = a->tile[row / SIDE * steps], *left_side = b->tile[col / SIDE * steps];
-            const uint16_t *down = row + SIDE < rows ? up + steps * TILE : up; /* once more, and not stored */
-            tile_zero(0);
-            tile_zero(1);
-            tile_zero(2);
-            tile_zero(3);
-            for (size_t s = 0; s < steps; s++) {
-                tile_load(4, up + s * TILE);
-                tile_load(6, left_side + s * TILE);
-                tile_dot_bf16(0, 4, 6);
-                tile_load(7, left_side + (steps + s) * TILE);
-                tile_dot_bf16(1, 4, 7);
-                tile_load(5, down + s * TILE);
-                tile_dot_bf16(2, 5, 6);
-                tile_dot_bf16(3, 5, 7);
-            }
-            tile_store(0, sums[0]);
-            tile_store(1, sums[1]);
-            tile_store(2, sums[2]);
-            tile_store(3, sums[3]);
-            for (size_t r = 0; r < 2 * SIDE && row + r < rows; r++)
-                for (size_t half = 0; half < 2; half++) {
-                    float *line = c + (row + r) * ldc + col + half * SIDE;
-                    vf x = vload(sums[r / SIDE * 2 + half] + r % SIDE * SIDE) * vset(scale);
-                    if (add)
-                        x = vload(line) + x;
-                    vstore(line, x);
-                }
-        }
-}
-
-/* As without tiles: */
-static void scores(size_t rows, size_t head_dim, const float *stream, size_t ld, const float *panel, float scale, float *s)
-{
-    operand a, b;
-    pack_left(&a, rows, head_dim, stream, ld);
-    pack_right(&b, head_dim, PANEL, panel, PANEL);
-    multiply(rows, PANEL, head_dim, &a, &b, scale, false, s, PANEL);
-}
-
-static void accumulate(size_t rows, size_t head_dim, const float *stream, size_t ld, const float *s, float *sum)
-{
-    operand a, b;
-    pack_left_turned(&a, head_dim, rows, stream, ld);
-    pack_right(&b, rows, PANEL, s, PANEL);
-    multiply(head_dim, PANEL, rows, &a, &b, 1, true, sum, PANEL);
-}
-
-static void accumulate_stream(size_t rows, size_t width, const float *s, const float *panel_rows, float *sum, bool add)
-{
-    operand a, b;
-    pack_left(&a, rows, PANEL, s, PANEL);
-    pack_right(&b, PANEL, width, panel_rows, width);
-    multiply(rows, width, PANEL, &a, &b, 1, add, sum, width);
-}
+/* As of ops.h, where that is so. */
+ql_scratch ql_tiles_scratch(const ql_attention *config, size_t m, bool backward);
+void ql_tiles_forward(const ql_attention *config, const float *q, size_t ldq, const float *k, const float *v,
+                      size_t ldkv, float *o, size_t ldo, float *lse, ql_workers *workers);
+void ql_tiles_backward(const ql_attention *config, const ql_attention_grads *g, ql_workers *workers);
+void ql_tiles_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
+                     const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers);
 
 #endif

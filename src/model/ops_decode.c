@@ -8,6 +8,7 @@
 
 #include "base/cpu.h"
 #include "base/workers.h"
+#include "model/ops_attention_tiles.h"
 #include "model/ops_kernels.h"
 
 enum { MAX_PARTS = 16, MIN_PART = 256 }; /* keys */
@@ -97,9 +98,13 @@ static void token_panel(void *ctx, size_t index, size_t worker)
 void ql_attention_decode(const ql_attention *config, size_t pos, size_t n, const float *q, size_t ldq, const float *k,
                          const float *v, size_t ldkv, float *o, size_t ldo, ql_workers *workers)
 {
-    decode_job job = {.config = config, .kernels = ql_attention_select(ql_cpu_features(), config->bf16),
+    decode_job job = {.config = config, .kernels = ql_ops_select(ql_cpu_features())->attention,
                       .workers = workers};
-    assert(ql_scratch_fits(workers, ql_attention_scratch(config, n, false)));
+    assert(ql_scratch_fits(workers, ql_attention_scratch(config, pos + n, false)));
+    if (n >= QL_TILES_BLOCK && ql_attention_rounds(config)) {
+        ql_tiles_decode(config, pos, n, q, ldq, k, v, ldkv, o, ldo, workers);
+        return;
+    }
     job.all = (ql_attention_part){.head_dim = config->head_dim, .scale = config->scale, .first = pos, .rows = n,
                                   .group = config->heads / config->kv_heads,
                                   .window = config->window ? config->window : SIZE_MAX, .softcap = config->softcap, .q = q, .k = k, .v = v, .out = o,

@@ -64,7 +64,6 @@ typedef struct ql_attention_part {
 enum { QL_ATTENTION_STREAM = 64 }; /* stream rows that are worked on at a time */
 
 typedef struct ql_attention_kernels {
-    bool rounds; /* products round their inputs to bf16; sums stay fp32 */
     size_t panel; /* queries that are worked on at a time; a power of two that divides QL_ATTENTION_STREAM */
     void (*forward)(const ql_attention_part *p, float *scratch);
     /* A part that is not the sequence's last has a multiple of QL_ATTENTION_STREAM keys. */
@@ -90,9 +89,6 @@ extern const ql_ops_tier ql_ops_tiers[];
 
 /* The last tier of the list that `features` allow. */
 const ql_ops_tier *ql_ops_select(uint32_t features);
-
-/* The attention of that tier, or of the last one that rounds nothing unless `bf16` allows it. */
-const ql_attention_kernels *ql_attention_select(uint32_t features, bool bf16);
 
 /* Floats of scratch that an attention kernel needs, with any tier. */
 size_t ql_attention_floats(size_t head_dim, size_t group);

@@ -9,7 +9,6 @@
 #define QL_TIER_NAME(name) QL_TIER_EXPAND(name, QL_TIER)
 
 extern const ql_row_kernels ql_rows_plain, ql_rows_avx2, ql_rows_avx512;
-extern const ql_attention_kernels ql_attention_plain, ql_attention_avx2, ql_attention_avx512, ql_attention_amx,
-    ql_attention_emulated; /* AMX's over tiles in plain C, for tests */
+extern const ql_attention_kernels ql_attention_plain, ql_attention_avx2, ql_attention_avx512;
 
 #endif
