@@ -41,6 +41,43 @@ START_TEST(exponential_is_within_two_ulp)
 }
 END_TEST
 
+START_TEST(exponentials_are_added_up)
+{
+    if (!use_tier(_i))
+        return;
+    const ql_row_kernels *rows = ql_ops_select(ql_cpu_features())->rows;
+    enum { N = 3001 };
+    float *x = guarded(N), *e = guarded(N);
+    for (int rough = 0; rough < 2; rough++)
+        for (float shift = -30; shift < 70; shift += 45) {
+            ql_exp_sum sum = {.max = -INFINITY}, same = sum;
+            double want_sum = 0, worst = 0;
+            for (int i = 0; i < N; i++) {
+                x[i] = e[i] = shift - 60 + (float)i * 0.03f;
+                want_sum += exp((double)x[i] - (double)shift);
+            }
+            rows->exp_sum(N, x, shift, false, rough, &same);
+            rows->exp_sum(N, e, shift, true, rough, &sum);
+            double bound = rough ? QL_EXP_ROUGH + 100 * 0x1p-23 : 2 * 0x1p-23 + 60 * 0x1p-24;
+            for (int i = 0; i < N; i++)
+                worst = fmax(worst, fabs((double)e[i] / exp((double)x[i] - (double)shift) - 1));
+            ck_assert_double_le(worst, bound);
+            assert_near(sum.sum, want_sum, want_sum * (bound + 64 * 0x1p-24), "sum of exponentials, shift %g", (double)shift);
+            ck_assert(sum.sum == same.sum && sum.max == x[N - 1] && !sum.bad && same.max == sum.max);
+        }
+    static const float ends[] = {INFINITY, -INFINITY, NAN};
+    for (int i = 0; i < 6; i++) {
+        ql_exp_sum sum = {.max = -INFINITY};
+        float some[20] = {0, -__FLT_MAX__, -1e30f};
+        rows->exp_sum(20, some, 0, true, i % 2, &sum);
+        ck_assert(!sum.bad && fabs(sum.sum - 18) < 1e-4 && some[1] == 0 && some[2] == 0);
+        some[i * 3] = ends[i / 2];
+        rows->exp_sum(20, some, 0, true, i % 2, &sum);
+        ck_assert(sum.bad);
+    }
+}
+END_TEST
+
 static double norm_loss(size_t d, const double *x, const float *w, double eps, const float *dy)
 {
     double squares = 0, loss = 0;
@@ -338,6 +375,7 @@ int main(void)
     TCase *tests = tcase_create("rows");
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, exponential_is_within_two_ulp, 0, TIERS);
+    tcase_add_loop_test(tests, exponentials_are_added_up, 0, TIERS);
     tcase_add_loop_test(tests, narrow_rounds_to_nearest_even, 0, TIERS);
     tcase_add_loop_test(tests, glu_waits_in_bf16, 0, TIERS);
     tcase_add_loop_test(tests, norm_matches_double_and_its_differences, 0, TIERS);
