@@ -8,8 +8,7 @@
 #include "base/workers.h"
 #include "bench.h"
 
-/* Bytes that no cache holds; the smallest when the system does not say. */
-static size_t past_cache(void)
+size_t past_cache(void)
 {
     long last = sysconf(_SC_LEVEL3_CACHE_SIZE);
     return last > 0 ? 3 * (size_t)last : (size_t)192 << 20;
@@ -18,11 +17,12 @@ static size_t past_cache(void)
 static float *random_floats(size_t count, uint64_t stream)
 {
     float *x = ql_alloc(count * sizeof *x);
-    uint32_t bits[4];
-    for (size_t i = 0; i < count && x; i++) {
-        if (i % 4 == 0)
-            ql_philox(1, stream, i / 4, bits);
-        x[i] = ql_uniform(bits[i % 4]) * 2 - 1;
+#pragma omp parallel for if (x)
+    for (size_t i = 0; i < (x ? count : 0); i += 4) {
+        uint32_t bits[4];
+        ql_philox(1, stream, i / 4, bits);
+        for (size_t j = 0; j < 4 && i + j < count; j++)
+            x[i + j] = ql_uniform(bits[j]) * 2 - 1;
     }
     return x;
 }
@@ -54,22 +54,32 @@ static ql_status random_blocks(ql_weight **out, ql_code code, const char *name, 
     return status;
 }
 
-bool case_weights(bench_case *c, const options *o, const char *name, shape s, ql_error *err)
+static ql_status make_weight(ql_weight **out, const bench_case *c, const options *o, const char *name, ql_workers *workers,
+                             ql_error *err)
 {
-    *c = (bench_case){.shape = s, .dense = random_floats(s.n * s.k, 1)};
     ql_format format;
     ql_code code;
-    bool blocks = ql_code_of_blocks(&code, name);
-    if (!c->dense || (!blocks && ql_format_parse(&format, name, o->group, o->double_quant, err) != QL_OK))
+    shape s = c->shape;
+    if (ql_code_of_blocks(&code, name))
+        return random_blocks(out, code, name, c->dense, s, err);
+    ql_status status = ql_format_parse(&format, name, o->group, o->double_quant, err);
+    return status ? status : ql_weight_quantize(out, format, name, c->dense, QL_F32, s.k, s.n, s.k, workers, err);
+}
+
+bool case_weights(bench_case *c, const options *o, const char *name, shape s, ql_error *err)
+{
+    *c = (bench_case){.shape = s, .cold = o->cold, .dense = random_floats(s.n * s.k, 1)};
+    ql_workers *workers;
+    if (!c->dense || ql_workers_create(&workers, 0, err) != QL_OK)
         return false;
+    bool made;
     do {
-        ql_weight **w = &c->weights[c->copies];
-        ql_status status = blocks ? random_blocks(w, code, name, c->dense, s, err)
-                                  : ql_weight_quantize(w, format, name, c->dense, QL_F32, s.k, s.n, s.k, NULL, err);
-        if (status != QL_OK)
-            return false;
-        c->copies++;
-    } while (o->cold && c->copies < MOST && c->copies * ql_weight_bytes(c->weights[0]) < past_cache());
+        made = make_weight(&c->weights[c->copies], c, o, name, workers, err) == QL_OK;
+        c->copies += made;
+    } while (made && o->cold && c->copies < MOST && c->copies * ql_weight_bytes(c->weights[0]) < past_cache());
+    ql_workers_destroy(workers);
+    if (!made)
+        return false;
     ql_weight_dequantize(c->weights[0], 0, s.n, c->dense, s.k);
     c->stream_bytes = (ql_weight_bytes(c->weights[0]) + 4095) / 4096 * 4096;
     c->stream = ql_alloc(c->stream_bytes * c->copies);
@@ -78,12 +88,11 @@ bool case_weights(bench_case *c, const options *o, const char *name, shape s, ql
 
 bool case_inputs(bench_case *c, bool transposed, size_t m, size_t threads, ql_error *err)
 {
-    size_t inputs = transposed ? c->shape.n : c->shape.k, outputs = transposed ? c->shape.k : c->shape.n;
     c->transposed = transposed;
     c->m = m;
     c->threads = threads;
-    c->x = random_floats(m * inputs, 2);
-    c->y = ql_alloc(m * outputs * sizeof *c->y);
+    c->x = random_floats(m * case_inputs_of(c), 2);
+    c->y = ql_alloc(m * case_outputs_of(c) * sizeof *c->y);
     if (ql_workers_create(&c->workers, threads, err) != QL_OK)
         return false;
     return c->x && c->y;
@@ -107,17 +116,17 @@ void case_free_weights(bench_case *c)
     *c = (bench_case){0};
 }
 
-bool case_right(const bench_case *c, const ql_matmul_kernel *kernel)
+bool case_right(const bench_case *c, const char *name, const float *dense, unsigned rounded)
 {
     enum { SAMPLE = 400 };
-    size_t inputs = c->transposed ? c->shape.n : c->shape.k, outputs = c->transposed ? c->shape.k : c->shape.n;
-    double unit = kernel->bf16_inputs ? 0x1p-7 + 0x1p-16 : 0, gamma = (double)(inputs + 4) * 0x1p-24;
+    size_t inputs = case_inputs_of(c), outputs = case_outputs_of(c);
+    double unit = rounded & QL_ROUND_BF16 ? 0x1p-7 + 0x1p-16 : 0, gamma = (double)(inputs + 4) * 0x1p-24;
     ql_rng rng = {.seed = 3};
     for (int s = 0; s < SAMPLE; s++) {
         size_t i = ql_rng_below(&rng, (uint32_t)c->m), j = ql_rng_below(&rng, (uint32_t)outputs);
         double sum = 0, size = 0, weights = 0, largest = 0;
         for (size_t l = 0; l < inputs; l++) {
-            double w = (double)c->dense[c->transposed ? l * c->shape.k + j : j * c->shape.k + l];
+            double w = (double)dense[c->transposed ? l * c->shape.k + j : j * c->shape.k + l];
             double term = (double)c->x[i * inputs + l] * w;
             sum += term;
             size += fabs(term);
@@ -125,11 +134,11 @@ bool case_right(const bench_case *c, const ql_matmul_kernel *kernel)
             largest = fmax(largest, fabs(w));
         }
         /* Bytes: x is off by 1/254 of 1 at most, and W of what its group can have, half as much again as it has here. */
-        double bytes = kernel->int8_inputs && !c->transposed ? (weights + 1.5 * largest * (double)inputs) / 254 : 0;
+        double bytes = rounded & QL_ROUND_INT8 ? (weights + 1.5 * largest * (double)inputs) / 254 : 0;
         double got = (double)c->y[i * outputs + j];
         if (!(fabs(got - sum) <= (gamma + unit) * size + bytes)) {
-            fprintf(stderr, "%s is wrong: m %zu n %zu k %zu%s: [%zu][%zu] is %.9g, not %.9g\n", kernel->name, c->m,
-                    c->shape.n, c->shape.k, c->transposed ? " transposed" : "", i, j, got, sum);
+            fprintf(stderr, "%s is wrong: m %zu n %zu k %zu%s: [%zu][%zu] is %.9g, not %.9g\n", name, c->m, c->shape.n,
+                    c->shape.k, c->transposed ? " transposed" : "", i, j, got, sum);
             return false;
         }
     }

@@ -3,6 +3,7 @@
 #define QL_BENCH_COMMANDS_H
 
 int bench_matmul(int argc, char **argv);
+int bench_report(int argc, char **argv);
 int bench_ops(int argc, char **argv);
 int bench_lora(int argc, char **argv);
 int bench_step(int argc, char **argv);

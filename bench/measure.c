@@ -1,137 +1,155 @@
-/* Timing: every run of a product stands beside a run of its roof, so that a busy or throttled machine
- * slows both. */
-#define _GNU_SOURCE
-#include <cblas.h>
+/* Timing: every run of a product stands between two of its roof, so that a busy or throttled machine slows both. */
 #include <stdlib.h>
-#include <time.h>
+#include <string.h>
 
+#include "base/arena.h"
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/workers.h"
-#include "bench.h"
+#include "baseline.h"
 
-enum { MOST_RUNS = 101, DECODE_TOKENS = 8 };
+enum { DECODE_TOKENS = 8 };
+static const double roof_seconds = 0.008;
 
-/* With one thread its processor time, which other programs do not lengthen; else the time of day. */
-static double now(size_t threads)
+/* A product that is ready to run: one of our kernels, or a library's own objects, a copy for each place of weights. */
+typedef struct ready {
+    bench_case *c;
+    contender who;
+    void *made[MOST];
+    size_t copies;
+} ready;
+
+static void product(const ready *r, size_t copy)
 {
-    struct timespec t;
-    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static spread summarize(double *values, size_t count)
-{
-    qsort(values, count, sizeof *values, ascending);
-    return (spread){values[count / 2], values[count / 4], values[count - 1 - count / 4]};
-}
-
-typedef struct roof_job {
-    const roof *roof;
-    size_t rounds, bytes;
-    const char *stream;
-    double operations[1024];
-} roof_job;
-
-static void roof_piece(void *ctx, size_t index, size_t worker)
-{
-    roof_job *job = ctx;
-    (void)worker;
-    if (!job->stream) {
-        job->operations[index] = job->roof->work(job->rounds);
+    if (!r->who.kernel) {
+        r->who.baseline->multiply(r->made[copy % r->copies]);
         return;
     }
-    uint64_t sum = job->roof->read(job->stream + index * job->bytes, job->bytes);
-    __asm__ volatile("" : : "r"(sum));
+    const bench_case *c = r->c;
+    ql_product p = {.w = &c->weights[copy % c->copies]->view, .transposed = c->transposed, .m = c->m, .x = c->x,
+                    .ldx = case_inputs_of(c), .y = c->y, .ldy = case_outputs_of(c)};
+    ql_product_run(r->who.kernel, &p, c->workers);
 }
 
-/* Operations a second of all threads together. */
-static double compute_roof(const bench_case *c, const roof *r)
+static double time_products(const ready *r, size_t copy, size_t times)
 {
-    roof_job job = {.roof = r, .rounds = 100000};
-    double start = now(c->threads), sum = 0;
-    ql_parallel(c->workers, c->threads, roof_piece, &job);
-    double seconds = now(c->threads) - start;
-    for (size_t i = 0; i < c->threads; i++)
-        sum += job.operations[i];
-    return sum / seconds;
-}
-
-/* Bytes a second from copy `copy` of the stream, read `times` over, the copies in turn. */
-static double read_roof(const bench_case *c, const roof *r, size_t copy, size_t times)
-{
-    enum { PIECES = 16 };
-    roof_job job = {.roof = r, .bytes = c->stream_bytes / PIECES / 1024 * 1024};
-    double start = now(c->threads);
-    for (size_t i = 0; i < times; i++) {
-        job.stream = c->stream + (copy + i) % c->copies * c->stream_bytes;
-        ql_parallel(c->workers, PIECES, roof_piece, &job);
-    }
-    return (double)(job.bytes * PIECES * times) / (now(c->threads) - start);
-}
-
-static void dense_product(const bench_case *c)
-{
-    blasint n = (blasint)c->shape.n, k = (blasint)c->shape.k, m = (blasint)c->m;
-    if (c->transposed)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, k, n, 1.0f, c->x, n, c->dense, k, 0.0f, c->y, k);
-    else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1.0f, c->x, k, c->dense, k, 0.0f, c->y, n);
-}
-
-static void product(const bench_case *c, const ql_matmul_kernel *kernel, size_t copy)
-{
-    if (!kernel) {
-        dense_product(c);
-        return;
-    }
-    const ql_weight *w = c->weights[copy % c->copies];
-    size_t inputs = c->transposed ? c->shape.n : c->shape.k, outputs = c->transposed ? c->shape.k : c->shape.n;
-    ql_product p = {.w = &w->view, .transposed = c->transposed, .m = c->m, .x = c->x, .ldx = inputs, .y = c->y,
-                    .ldy = outputs};
-    ql_product_run(kernel, &p, c->workers);
-}
-
-static double time_products(const bench_case *c, const ql_matmul_kernel *kernel, size_t copy, size_t times)
-{
-    double start = now(c->threads);
+    bench_clock *clock = clock_for(r->c->threads);
+    double start = clock();
     for (size_t i = 0; i < times; i++)
-        product(c, kernel, copy + i);
-    return (now(c->threads) - start) / (double)times;
+        product(r, copy + i);
+    return (clock() - start) / (double)times;
 }
 
-static bool reserve(const bench_case *c, const ql_matmul_kernel *kernel)
+static void unready(ready *r)
 {
-    ql_product p = {.w = &c->weights[0]->view, .transposed = c->transposed, .m = c->m};
-    return ql_workers_reserve(c->workers, ql_product_scratch(kernel, &p, c->threads), NULL) == QL_OK;
+    for (size_t i = 0; i < r->copies; i++)
+        r->who.baseline->release(r->made[i]);
+    *r = (ready){0};
 }
 
-bool case_time(timing *out, bench_case *c, const ql_matmul_kernel *kernel, const options *o)
+/* A baseline of several copies of its weights when cold; its first result is checked. */
+static bool ready_baseline(ready *r)
 {
-    openblas_set_num_threads((int)c->threads);
-    if (kernel && !reserve(c, kernel))
+    const baseline *b = r->who.baseline;
+    const bench_case *c = r->c;
+    size_t count = c->shape.n * c->shape.k, bytes = (size_t)((double)count * b->bits / 8);
+    float *held = ql_alloc(count * sizeof *held);
+    if (!held || (b->forward_only && c->transposed)) {
+        free(held);
         return false;
-    double once = time_products(c, kernel, 0, 1);
-    if (kernel && !case_right(c, kernel))
-        return false;
-    once = time_products(c, kernel, 0, 1);
-    size_t times = (size_t)(o->seconds / (once > 1e-7 ? once : 1e-7)) + 1;
-    bool by_bytes = c->m <= DECODE_TOKENS && kernel;
-    const roof *r = by_bytes ? roof_reader(ql_cpu_features()) : roof_for(kernel ? kernel->cpu : ql_cpu_features() & 3);
-    double work = by_bytes ? (double)ql_weight_bytes(c->weights[0])
-                           : 2.0 * (double)c->m * (double)c->shape.n * (double)c->shape.k;
-    double seconds[MOST_RUNS], shares[MOST_RUNS], figures[MOST_RUNS];
-    for (size_t i = 0; i < o->runs; i++) {
-        figures[i] = by_bytes ? read_roof(c, r, i * times, times) : compute_roof(c, r);
-        seconds[i] = time_products(c, kernel, i * times, times);
-        shares[i] = work / seconds[i] / figures[i];
     }
-    *out = (timing){.seconds = summarize(seconds, o->runs), .roof = summarize(shares, o->runs).median,
-                    .roof_figure = summarize(figures, o->runs).median, .roof_name = by_bytes ? "read" : r->name};
+    bool made = false;
+    do {
+        memcpy(held, c->dense, count * sizeof *held);
+        made = (r->made[r->copies] = b->prepare(c, held)) != NULL;
+        r->copies += made;
+    } while (made && c->cold && r->copies < MOST && r->copies * bytes < past_cache());
+    if (r->copies) {
+        product(r, 0);
+        b->fetch(r->made[0], c->y);
+    }
+    bool right = r->copies && case_right(c, b->name, held, b->rounded);
+    free(held);
+    if (!right)
+        unready(r);
+    return right;
+}
+
+static bool ready_kernel(ready *r)
+{
+    const bench_case *c = r->c;
+    const ql_matmul_kernel *kernel = r->who.kernel;
+    ql_product p = {.w = &c->weights[0]->view, .transposed = c->transposed, .m = c->m};
+    if (ql_workers_reserve(c->workers, ql_product_scratch(kernel, &p, c->threads), NULL) != QL_OK)
+        return false;
+    product(r, 0);
+    return case_right(c, kernel->name, c->dense, (kernel->bf16_inputs ? QL_ROUND_BF16 : 0) |
+                                                     (kernel->int8_inputs && !c->transposed ? QL_ROUND_INT8 : 0));
+}
+
+/* What bounds the product: reading the weights or multiplying. */
+typedef struct bound {
+    const roof *roof;
+    bool by_bytes;
+    roof_streams streams;
+    ql_workers *workers;
+    double work; /* of one product */
+} bound;
+
+static bound bound_of(const ready *r)
+{
+    const bench_case *c = r->c;
+    bound b = {.workers = c->workers, .by_bytes = r->who.kernel && c->m <= DECODE_TOKENS,
+               .streams = {c->stream, c->stream_bytes, c->copies}};
+    uint32_t cpu = r->who.kernel ? r->who.kernel->cpu : r->who.baseline->roof & ql_cpu_features();
+    b.roof = b.by_bytes ? roof_reader(ql_cpu_features()) : roof_for(cpu);
+    b.work = b.by_bytes ? (double)ql_weight_bytes(c->weights[0]) : case_operations(c);
+    return b;
+}
+
+static double measure_roof(const bound *b)
+{
+    bench_clock *clock = clock_for(ql_workers_count(b->workers));
+    return b->by_bytes ? roof_read_rate(b->roof, &b->streams, b->workers, clock, roof_seconds)
+                       : roof_rate(b->roof, b->workers, clock, roof_seconds);
+}
+
+static timing measure(const ready *r, const bound *b, size_t runs, size_t times)
+{
+    double seconds[MOST_RUNS], shares[MOST_RUNS], roofs[MOST_RUNS + 1];
+    roofs[0] = measure_roof(b);
+    for (size_t i = 0; i < runs; i++) {
+        seconds[i] = time_products(r, i * times, times);
+        roofs[i + 1] = measure_roof(b);
+        shares[i] = b->work / seconds[i] / ((roofs[i] + roofs[i + 1]) / 2);
+    }
+    spread middle = summarize(roofs, runs + 1);
+    return (timing){.seconds = summarize(seconds, runs), .runs = runs, .roof = summarize(shares, runs).median,
+                    .roof_figure = middle.median, .roof_width = (middle.high - middle.low) / middle.median,
+                    .roof_name = b->by_bytes ? "read" : b->roof->name};
+}
+
+bool case_time(timing *out, bench_case *c, contender who, const options *o)
+{
+    ready r = {.c = c, .who = who};
+    memset(c->y, 0xff, c->m * case_outputs_of(c) * sizeof *c->y); /* no numbers: what is not written is wrong */
+    if (!(who.kernel ? ready_kernel(&r) : ready_baseline(&r)))
+        return false;
+    double once = time_products(&r, 1, 1);
+    size_t times = (size_t)(o->seconds / (once > 1e-7 ? once : 1e-7)) + 1, runs = o->runs;
+    while (o->row_seconds > 0 && runs > 3 && (double)runs * once > o->row_seconds)
+        runs--;
+    bound b = bound_of(&r);
+    double start = ql_seconds();
+    for (size_t i = 1; i <= o->tries; i++) {
+        timing t = measure(&r, &b, runs, times);
+        if (i == 1 || t.roof_width < out->roof_width)
+            *out = t;
+        out->tries = i;
+        if (out->roof_width <= ROOF_MOVES || (o->row_seconds > 0 && ql_seconds() - start > o->row_seconds))
+            break;
+    }
+    if (!who.kernel)
+        unready(&r);
     return true;
 }

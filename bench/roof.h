@@ -5,6 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "qlora/base.h"
+#include "stats.h"
+
 typedef struct roof {
     const char *name;
     uint32_t cpu;                                 /* QL_CPU_ bits that it needs */
@@ -19,5 +22,15 @@ const roof *roof_for(uint32_t cpu);
 
 /* The fastest reader that this processor has. */
 const roof *roof_reader(uint32_t features);
+
+/* Operations a second of all workers at work at once for `seconds`. */
+double roof_rate(const roof *r, ql_workers *workers, bench_clock *clock, double seconds);
+
+/* Bytes a second, likewise; each worker reads a part of its own of `copies` streams in turn, over and over. */
+typedef struct roof_streams {
+    const char *data;
+    size_t bytes, copies; /* bytes of one stream */
+} roof_streams;
+double roof_read_rate(const roof *r, const roof_streams *s, ql_workers *workers, bench_clock *clock, double seconds);
 
 #endif

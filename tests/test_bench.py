@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""qlora-bench step: its figures agree with each other and with a count of the operations made here."""
+"""qlora-bench: the figures of a step agree with each other and with a count of the operations made here; products and
+their report have a row for each thing asked, and libraries that are not there have none."""
 import json
 import subprocess
 import sys
+import tempfile
 
 BENCH = sys.argv[1]
 HIDDEN, MLP, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 64, 172, 5, 8, 4, 8, 512
@@ -56,3 +58,33 @@ run("step", "--shape", "no-such-model", status=2)
 run("step", "--seq", "0", status=2)
 run("nonsense", status=2)
 assert "kernels" in run("matmul", "--list")
+
+ABSENT = ["--openblas", "/nowhere.so", "--onednn", "/nowhere.so"]
+
+
+def rows(*options):
+    """Lines of text and objects of JSON."""
+    with tempfile.NamedTemporaryFile(mode="r", suffix=".json") as file:
+        text = run(*options, *ABSENT, "--json", file.name)
+        return text, [json.loads(line) for line in file]
+
+
+text, found = rows("matmul", "--shape", "96x64", "--m", "1,20", "--threads", "1,2", "--runs", "2", "--seconds", "1e-4",
+                   "--tier", "portable")
+assert text.count("not found") == 5, text
+assert {(r["op"], r["m"], r["threads"]) for r in found} == {
+    (op, m, threads) for op in ("forward", "transposed") for m in (1, 20) for threads in (1, 2)}
+for r in found:
+    assert r["share"] > 0 and r["low_s"] <= r["median_s"] <= r["high_s"] and r["tries"] == 1, r
+    assert abs(r["gflops"] * r["median_s"] * 1e9 - 2 * r["n"] * r["k"] * r["m"]) < 1e-3 * 2 * r["n"] * r["k"] * r["m"], r
+    first = next(f for f in found if (f["op"], f["m"], f["threads"]) == (r["op"], r["m"], 1))
+    assert abs(r["speedup"] - first["median_s"] / r["median_s"]) < 1e-3 * r["speedup"], r
+
+text, found = rows("report", "--shape", "64x128,128x64", "--part", "3,7", "--runs", "1")
+measured, means = [r for r in found if "tier" in r], [r for r in found if "mean_of" in r]
+assert len(measured) == 2 + 2 * 4 and len(means) == 1 + 4, found
+shares = [r["share"] for r in measured if r["m"] == 1]
+assert abs(means[0]["share"] - (shares[0] * shares[1]) ** 0.5) < 1e-3, (means[0], shares)
+assert all(r["to_dense"] == 0 and r["mean_of"] == 2 for r in means) and "to dense" not in text
+assert "0 rows left out" in text, text
+run("report", "--part", "99", status=2)
