@@ -267,30 +267,37 @@ static double glu_value(ql_glu glu, double gate, double up)
     return up * (glu == QL_SWIGLU ? gate / (1 + exp(-gate)) : gate * (1 + tanh(u)) / 2);
 }
 
-/* gate and up go to bf16 after they were used, and come from there before; on any threads. */
+/* gate and up go to bf16 beside what is made of them, and both passes read them from there; on any threads. */
 START_TEST(glu_waits_in_bf16)
 {
-    if (!use_tier(_i))
+    if (!use_tier(_i % TIERS))
         return;
     enum { D = 37, LD = D + GAP, N = (TOKENS - 1) * LD + D };
+    ql_glu glu = (ql_glu)(_i / TIERS);
     static uint16_t narrow[2][TOKENS * LD];
     float *gate = random_matrix(TOKENS, D, LD), *up = random_matrix(TOKENS, D, LD);
     float *act = empty_matrix(TOKENS, D, LD), *again = empty_matrix(TOKENS, D, LD);
-    float *gate2 = random_matrix(TOKENS, D, LD), *up2 = random_matrix(TOKENS, D, LD);
+    float *dact = random_matrix(TOKENS, D, LD);
+    float *dgate = empty_matrix(TOKENS, D, LD), *dup = empty_matrix(TOKENS, D, LD);
     ql_workers *workers = make_workers(2, (ql_scratch){0});
-    ql_glu_forward(QL_SWIGLU, TOKENS, D, gate, LD, up, LD, act, LD, &(ql_glu_waiting){narrow[0], narrow[1], false}, NULL);
-    ql_glu_forward(QL_SWIGLU, TOKENS, D, gate2, LD, up2, LD, again, LD, &(ql_glu_waiting){narrow[0], narrow[1], true},
-                   workers);
+    ql_glu_in in = {gate, up, LD, LD, {0}};
+    ql_glu_forward(glu, TOKENS, D, &in, act, LD, &(ql_glu_waiting){narrow[0], narrow[1]}, NULL);
+    in = (ql_glu_in){NULL, NULL, LD, LD, {narrow[0], narrow[1]}};
+    ql_glu_forward(glu, TOKENS, D, &in, again, LD, NULL, workers);
+    ql_glu_backward(glu, TOKENS, D, &in, dact, LD, dgate, LD, dup, LD, workers);
     for (size_t i = 0; i < N; i++) {
         if (i % LD >= D) {
-            ck_assert(narrow[0][i] == 0 && narrow[1][i] == 0 && isnan(gate2[i]) && isnan(up2[i]));
+            ck_assert(narrow[0][i] == 0 && narrow[1][i] == 0 && isnan(act[i]) && isnan(again[i]));
             continue;
         }
         ck_assert_uint_eq(narrow[0][i], ql_f32_to_bf16(gate[i]));
         ck_assert_uint_eq(narrow[1][i], ql_f32_to_bf16(up[i]));
-        ck_assert(gate2[i] == ql_bf16_to_f32(narrow[0][i]) && up2[i] == ql_bf16_to_f32(narrow[1][i]));
-        assert_near(act[i], (double)gate[i] * up[i] / (1 + exp(-gate[i])), 1e-6, "act(%g)", (double)gate[i]);
-        assert_near(again[i], (double)gate2[i] * up2[i] / (1 + exp(-gate2[i])), 1e-6, "act(%g)", (double)gate2[i]);
+        double g = ql_bf16_to_f32(narrow[0][i]), u = ql_bf16_to_f32(narrow[1][i]), step = 1e-5;
+        assert_near(act[i], glu_value(glu, gate[i], up[i]), 1e-6, "act(%g)", (double)gate[i]);
+        assert_near(again[i], glu_value(glu, g, u), 1e-6, "act(%g)", g);
+        assert_near(dgate[i], (glu_value(glu, g + step, u) - glu_value(glu, g - step, u)) / (2 * step) * dact[i], 2e-6,
+                    "dgate(%g)", g);
+        assert_near(dup[i], glu_value(glu, g, 1) * dact[i], 1e-6, "dup(%g)", g);
     }
     ql_workers_destroy(workers);
 }
@@ -311,8 +318,9 @@ START_TEST(glu_matches_double_and_its_differences)
             for (size_t i = 0; i < d; i++)
                 gate[t * ld + i] *= t % 2 ? 20 : 4;
         gate[0] = -120; /* exp(120) is beyond fp32 */
-        ql_glu_forward(glu, TOKENS, d, gate, ld, up, ld, act, ld, NULL, NULL);
-        ql_glu_backward(glu, TOKENS, d, gate, ld, up, ld, dact, ld, dgate, ld, dup, ld, NULL);
+        ql_glu_in in = {gate, up, ld, ld, {0}};
+        ql_glu_forward(glu, TOKENS, d, &in, act, ld, NULL, NULL);
+        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, dgate, ld, dup, ld, NULL);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < d; i++) {
                 size_t at = t * ld + i;
@@ -329,9 +337,11 @@ START_TEST(glu_matches_double_and_its_differences)
         float *act2 = random_matrix(TOKENS, d, ld), *up2 = random_matrix(TOKENS, d, ld);
         memcpy(act2, gate, bytes);
         memcpy(up2, up, bytes);
-        ql_glu_forward(glu, TOKENS, d, act2, ld, up, ld, act2, ld, NULL, workers);
+        in.gate = act2;
+        ql_glu_forward(glu, TOKENS, d, &in, act2, ld, NULL, workers);
         ck_assert_mem_eq(act, act2, bytes);
-        ql_glu_backward(glu, TOKENS, d, gate, ld, up2, ld, dact, ld, dact, ld, up2, ld, workers);
+        in = (ql_glu_in){gate, up2, ld, ld, {0}};
+        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, dact, ld, up2, ld, workers);
         ck_assert_mem_eq(dgate, dact, bytes);
         ck_assert_mem_eq(dup, up2, bytes);
     }
@@ -377,7 +387,7 @@ int main(void)
     tcase_add_loop_test(tests, exponential_is_within_two_ulp, 0, TIERS);
     tcase_add_loop_test(tests, exponentials_are_added_up, 0, TIERS);
     tcase_add_loop_test(tests, narrow_rounds_to_nearest_even, 0, TIERS);
-    tcase_add_loop_test(tests, glu_waits_in_bf16, 0, TIERS);
+    tcase_add_loop_test(tests, glu_waits_in_bf16, 0, TIERS * QL_GLUS);
     tcase_add_loop_test(tests, norm_matches_double_and_its_differences, 0, TIERS);
     tcase_add_loop_test(tests, norm_in_place_and_on_any_threads, 0, TIERS);
     tcase_add_test(tests, llama3_frequencies_blend);

@@ -156,14 +156,25 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
     turn_heads(call, block->k_norm, c->kv_heads, ql_ldkv(c), saved->k_raw, saved->rstd_k, saved->k);
 }
 
-/* `back`: in the backward pass. */
-static void activate(const ql_block_call *call, const ql_saved *saved, bool back)
+static ql_glu glu_of(const ql_block_call *call)
 {
-    const ql_model_config *c = &call->model->config;
-    size_t f = c->intermediate_size, ld = ql_ldgate(c);
-    ql_glu_waiting waiting = {saved->mlp.gate, saved->mlp.up, back};
-    ql_glu_forward(c->gelu ? QL_GEGLU : QL_SWIGLU, call->m, f, saved->gate, ld, saved->up, ld, call->pass->act, f,
-                   waiting.gate ? &waiting : NULL, call->workers);
+    return call->model->config.gelu ? QL_GEGLU : QL_SWIGLU;
+}
+
+/* gate and up as the backward pass has them. */
+static ql_glu_in glu_in(const ql_block_call *call, const ql_saved *saved)
+{
+    size_t ld = ql_ldgate(&call->model->config);
+    return (ql_glu_in){saved->gate, saved->up, ld, ld, saved->mlp};
+}
+
+static void activate(const ql_block_call *call, const ql_saved *saved)
+{
+    size_t f = call->model->config.intermediate_size;
+    ql_glu_in in = glu_in(call, saved);
+    in.waiting = (ql_glu_waiting){0};
+    ql_glu_forward(glu_of(call), call->m, f, &in, call->pass->act, f, saved->mlp.gate ? &saved->mlp : NULL,
+                   call->workers);
 }
 
 void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
@@ -178,7 +189,7 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
     block_norm(call, block->mlp_norm, saved->mid);
     linear(call, QL_GATE, call->pass->norm, saved, saved->gate);
     linear(call, QL_UP, call->pass->norm, saved, saved->up);
-    activate(call, saved, false);
+    activate(call, saved);
     linear(call, QL_DOWN, call->pass->act, saved, c->out_norms ? saved->mlp_out : out);
     if (c->out_norms)
         out_norm(call, block->mlp_out_norm, saved->mlp_out, out);
@@ -203,11 +214,11 @@ static void mlp_backward(const ql_block_call *call, ql_saved *saved)
     const ql_model_config *c = &call->model->config;
     size_t f = c->intermediate_size, ld = ql_ldgate(c);
     const float *dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
-    activate(call, saved, true);
+    ql_glu_in in = glu_in(call, saved);
+    ql_glu_forward(glu_of(call), call->m, f, &in, pass->act, f, NULL, call->workers);
     linear_backward(call, QL_DOWN, pass->act, dout, saved, pass->dact, false);
     float *dgate = saved->gate, *dup = saved->up;
-    ql_glu_backward(c->gelu ? QL_GEGLU : QL_SWIGLU, call->m, f, saved->gate, ld, saved->up, ld, pass->dact, f, dgate, ld,
-                    dup, ld, call->workers);
+    ql_glu_backward(glu_of(call), call->m, f, &in, pass->dact, f, dgate, ld, dup, ld, call->workers);
     block_norm(call, block->mlp_norm, saved->mid);
     linear_backward(call, QL_GATE, pass->norm, dgate, saved, pass->dnorm, false);
     linear_backward(call, QL_UP, pass->norm, dup, saved, pass->dnorm, true);

@@ -68,20 +68,26 @@ typedef enum ql_glu {
     QL_GLUS
 } ql_glu;
 
-/* gate and up as they wait in bf16, rows as far apart as theirs. */
+/* gate and up as they wait in bf16. */
 typedef struct ql_glu_waiting {
     uint16_t *gate, *up;
-    bool back; /* gate and up are made of these first; else these of them */
 } ql_glu_waiting;
 
-/* d elements a token. act may be gate or up (then nothing waits). A NULL `waiting`: nothing does. */
-void ql_glu_forward(ql_glu glu, size_t m, size_t d, float *gate, size_t ldgate, float *up, size_t ldup, float *act,
-                    size_t ldact, const ql_glu_waiting *waiting, ql_workers *workers);
+/* gate and up, rows ldgate and ldup apart. Where `waiting` is not NULL they are read from there, in rows as far apart,
+ * and the others are not. */
+typedef struct ql_glu_in {
+    const float *gate, *up;
+    size_t ldgate, ldup;
+    ql_glu_waiting waiting;
+} ql_glu_in;
 
-/* dgate and dup from dact. dgate and dup may each be any of dact, gate and up (not the same one). */
-void ql_glu_backward(ql_glu glu, size_t m, size_t d, const float *gate, size_t ldgate, const float *up, size_t ldup,
-                     const float *dact, size_t lddact, float *dgate, size_t lddgate, float *dup, size_t lddup,
-                     ql_workers *workers);
+/* d elements a token. act may be gate or up. Unless `waiting` is NULL gate and up, in fp32, go there too. */
+void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, float *act, size_t ldact,
+                    const ql_glu_waiting *waiting, ql_workers *workers);
+
+/* dgate and dup from dact. dgate and dup may each be any of dact, gate and up in fp32 (not the same one). */
+void ql_glu_backward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, const float *dact, size_t lddact, float *dgate,
+                     size_t lddgate, float *dup, size_t lddup, ql_workers *workers);
 
 /* ---- Causal attention with grouped heads over packed sequences ---- */
 

@@ -17,15 +17,24 @@ typedef struct ql_exp_sum {
 
 #define QL_EXP_ROUGH 5e-6
 
+/* gate and up of a token, in fp32 or, where they are not NULL, in bf16. */
+typedef struct ql_glu_row {
+    const float *gate, *up;
+    const uint16_t *narrow_gate, *narrow_up;
+} ql_glu_row;
+
 /* One row each; see ops.h for what may overlap. */
 typedef struct ql_row_kernels {
     float (*rmsnorm)(size_t d, const float *x, const float *w, float eps, float *y); /* returns rstd */
     void (*rmsnorm_backward)(size_t d, const float *x, const float *w, float rstd, const float *dy, float *dx,
                              bool add);
+    void (*rmsnorm_backward_narrow)(size_t d, const uint16_t *x, const float *w, float rstd, const float *dy, float *dx,
+                                    bool add);
     void (*rotate)(size_t half, const float *cos, const float *sin, bool inverse, float *x);
-    void (*glu[QL_GLUS])(size_t d, const float *gate, const float *up, float *act); /* by ql_glu */
-    void (*glu_backward[QL_GLUS])(size_t d, const float *gate, const float *up, const float *dact, float *dgate,
-                                  float *dup);
+    /* By ql_glu. A NULL gate_out: neither goes to bf16. */
+    void (*glu[QL_GLUS])(size_t d, const float *gate, const float *up, float *act, uint16_t *gate_out, uint16_t *up_out);
+    void (*glu_again[QL_GLUS])(size_t d, const uint16_t *gate, const uint16_t *up, float *act);
+    void (*glu_backward[QL_GLUS])(size_t d, const ql_glu_row *in, const float *dact, float *dgate, float *dup);
     bool (*all_finite)(size_t n, const float *x);
     /* What exp(x - shift) and x add to *sum; `keep` leaves the exponentials in x. `rough` ones may be off by
      * QL_EXP_ROUGH of themselves and |shift| 2^-23, the others by 2 ulp and what the difference is rounded by. */

@@ -16,20 +16,40 @@ static float rmsnorm(size_t d, const float *x, const float *w, float eps, float 
     return rstd;
 }
 
+/* A row in fp32 or, where it is not NULL, in bf16: one of them is a constant NULL in every call. */
+static inline vf vget_either(const float *wide, const uint16_t *narrow, size_t i, size_t d)
+{
+    return narrow ? vget_narrow(narrow + i, d - i) : vget(wide + i, d - i);
+}
+
+#define INLINE static inline __attribute__((always_inline))
+
 /* dx = rstd * (w dy) - x * rstd^3 / d * sum(w dy x) */
-static void rmsnorm_backward(size_t d, const float *x, const float *w, float rstd, const float *dy, float *dx, bool add)
+INLINE void norm_backward(size_t d, const float *wide, const uint16_t *narrow, const float *w, float rstd,
+                          const float *dy, float *dx, bool add)
 {
     vf dots = vset(0);
     for (size_t i = 0; i < d; i += VN)
-        dots = vfma(vget(w + i, d - i) * vget(dy + i, d - i), vget(x + i, d - i), dots);
+        dots = vfma(vget(w + i, d - i) * vget(dy + i, d - i), vget_either(wide, narrow, i, d), dots);
     vf pull = vset(-rstd * rstd * rstd * (vsum(dots) / (float)d));
     for (size_t i = 0; i < d; i += VN) {
         vf direct = vget(w + i, d - i) * vget(dy + i, d - i) * vset(rstd);
-        vf grad = vfma(vget(x + i, d - i), pull, direct);
+        vf grad = vfma(vget_either(wide, narrow, i, d), pull, direct);
         if (add)
             grad = vget(dx + i, d - i) + grad;
         vput(dx + i, grad, d - i);
     }
+}
+
+static void rmsnorm_backward(size_t d, const float *x, const float *w, float rstd, const float *dy, float *dx, bool add)
+{
+    norm_backward(d, x, NULL, w, rstd, dy, dx, add);
+}
+
+static void rmsnorm_backward_narrow(size_t d, const uint16_t *x, const float *w, float rstd, const float *dy, float *dx,
+                                    bool add)
+{
+    norm_backward(d, NULL, x, w, rstd, dy, dx, add);
 }
 
 static void rotate(size_t half, const float *cos, const float *sin, bool inverse, float *x)
@@ -44,52 +64,77 @@ static void rotate(size_t half, const float *cos, const float *sin, bool inverse
     }
 }
 
-static void swiglu(size_t d, const float *gate, const float *up, float *act)
+/* Each unit is f(g) = g s. SwiGLU: s = 1 / (1 + exp(-g)), and f'(g) = s (1 + g (1 - s)). GEGLU, gelu by tanh:
+ * s = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (g + 0.044715 g^3), and f'(g) = s (1 + g (1 - s) 2 u'). */
+INLINE vf share_of(ql_glu glu, vf g)
+{
+    if (glu == QL_SWIGLU)
+        return vsigmoid(g);
+    return vsigmoid(vset(1.5957691f) * g * vfma(g * g, vset(0.044715f), vset(1)));
+}
+
+INLINE vf slope_of(ql_glu glu, vf g, vf s)
+{
+    vf one = vset(1);
+    if (glu == QL_GEGLU)
+        g = g * vset(1.5957691f) * vfma(g * g, vset(3 * 0.044715f), one);
+    return s * vfma(g, one - s, one);
+}
+
+INLINE void glu_forward(ql_glu glu, size_t d, const float *gate, const float *up, float *act, uint16_t *gate_out,
+                        uint16_t *up_out)
 {
     for (size_t i = 0; i < d; i += VN) {
-        vf g = vget(gate + i, d - i);
-        vf silu = g / (vset(1) + vexp(-g));
-        vput(act + i, silu * vget(up + i, d - i), d - i);
+        vf g = vget(gate + i, d - i), u = vget(up + i, d - i);
+        if (gate_out) {
+            vput_narrow(gate_out + i, g, d - i);
+            vput_narrow(up_out + i, u, d - i);
+        }
+        vput(act + i, g * share_of(glu, g) * u, d - i);
     }
 }
 
-/* With s = 1 / (1 + exp(-g)): silu = g s, and its derivative is s (1 + g (1 - s)). */
-static void swiglu_backward(size_t d, const float *gate, const float *up, const float *dact, float *dgate, float *dup)
+INLINE void glu_again(ql_glu glu, size_t d, const uint16_t *gate, const uint16_t *up, float *act)
 {
-    vf one = vset(1);
     for (size_t i = 0; i < d; i += VN) {
-        vf g = vget(gate + i, d - i), u = vget(up + i, d - i), dy = vget(dact + i, d - i);
-        vf s = one / (one + vexp(-g));
-        vput(dgate + i, dy * u * s * vfma(g, one - s, one), d - i);
+        vf g = vget_narrow(gate + i, d - i);
+        vput(act + i, g * share_of(glu, g) * vget_narrow(up + i, d - i), d - i);
+    }
+}
+
+INLINE void glu_backward(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, float *dgate, float *dup)
+{
+    for (size_t i = 0; i < d; i += VN) {
+        vf g = vget_either(in->gate, in->narrow_gate, i, d), u = vget_either(in->up, in->narrow_up, i, d);
+        vf dy = vget(dact + i, d - i), s = share_of(glu, g);
+        vput(dgate + i, dy * u * slope_of(glu, g, s), d - i);
         vput(dup + i, dy * g * s, d - i);
     }
 }
 
-/* gelu(g) by tanh is g s with s = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (g + 0.044715 g^3). */
-static vf gelu_share(vf g)
-{
-    vf cubic = vfma(g * g, vset(0.044715f), vset(1));
-    return vset(1) / (vset(1) + vexp(vset(-1.5957691f) * g * cubic));
-}
-
-static void geglu(size_t d, const float *gate, const float *up, float *act)
-{
-    for (size_t i = 0; i < d; i += VN) {
-        vf g = vget(gate + i, d - i);
-        vput(act + i, g * gelu_share(g) * vget(up + i, d - i), d - i);
+#define GLU(name, glu)                                                                                                 \
+    static void name(size_t d, const float *gate, const float *up, float *act, uint16_t *gate_out, uint16_t *up_out)   \
+    {                                                                                                                  \
+        if (gate_out)                                                                                                  \
+            glu_forward(glu, d, gate, up, act, gate_out, up_out);                                                      \
+        else                                                                                                           \
+            glu_forward(glu, d, gate, up, act, NULL, NULL);                                                            \
+    }                                                                                                                  \
+    static void name##_again(size_t d, const uint16_t *gate, const uint16_t *up, float *act)                           \
+    {                                                                                                                  \
+        glu_again(glu, d, gate, up, act);                                                                              \
+    }                                                                                                                  \
+    static void name##_backward(size_t d, const ql_glu_row *in, const float *dact, float *dgate, float *dup)           \
+    {                                                                                                                  \
+        if (in->narrow_gate)                                                                                           \
+            glu_backward(glu, d, &(ql_glu_row){.narrow_gate = in->narrow_gate, .narrow_up = in->narrow_up}, dact,      \
+                         dgate, dup);                                                                                  \
+        else                                                                                                           \
+            glu_backward(glu, d, &(ql_glu_row){.gate = in->gate, .up = in->up}, dact, dgate, dup);                     \
     }
-}
 
-static void geglu_backward(size_t d, const float *gate, const float *up, const float *dact, float *dgate, float *dup)
-{
-    vf one = vset(1);
-    for (size_t i = 0; i < d; i += VN) {
-        vf g = vget(gate + i, d - i), u = vget(up + i, d - i), dy = vget(dact + i, d - i);
-        vf s = gelu_share(g), inner = vset(1.5957691f) * vfma(g * g, vset(3 * 0.044715f), one);
-        vput(dgate + i, dy * u * s * vfma(g * (one - s), inner, one), d - i);
-        vput(dup + i, dy * g * s, d - i);
-    }
-}
+GLU(swiglu, QL_SWIGLU)
+GLU(geglu, QL_GEGLU)
 
 static void softcap(size_t n, float *x, float cap)
 {
@@ -207,8 +252,10 @@ static void widen(size_t n, const uint16_t *x, float *y)
 const ql_row_kernels QL_TIER_NAME(ql_rows) = {
     .rmsnorm = rmsnorm,
     .rmsnorm_backward = rmsnorm_backward,
+    .rmsnorm_backward_narrow = rmsnorm_backward_narrow,
     .rotate = rotate,
     .glu = {[QL_SWIGLU] = swiglu, [QL_GEGLU] = geglu},
+    .glu_again = {[QL_SWIGLU] = swiglu_again, [QL_GEGLU] = geglu_again},
     .glu_backward = {[QL_SWIGLU] = swiglu_backward, [QL_GEGLU] = geglu_backward},
     .softcap = softcap,
     .softcap_exp_slope = softcap_exp_slope,
