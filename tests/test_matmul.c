@@ -170,6 +170,37 @@ START_TEST(kernel_is_right)
 }
 END_TEST
 
+/* Every product of the largest size and of one sign: integer sums, where a kernel has them, must hold them. */
+START_TEST(largest_sums_fit)
+{
+    const ql_matmul_kernel *kernel = kernel_at(_i);
+    static const size_t tokens[] = {1, 2, 4, 8, 16};
+    ql_format format;
+    ql_rng rng = {.seed = 13};
+    for (size_t f = 0; case_format(f, &format) && runnable(kernel); f++) {
+        weight_case c;
+        weight_case_make(&c, format, 20, 512, false, false, &rng);
+        unsigned code = 0;
+        for (unsigned i = 1; i < 16 && c.view.table; i++)
+            code = fabsf(c.view.table[i]) > fabsf(c.view.table[code]) ? i : code;
+        if (c.view.table || format.code == QL_CODE_INT8)
+            memset(c.arrays[0].data, c.view.table ? (int)(code * 17) : 127, c.view.n * c.view.row_bytes);
+        for (size_t i = 0; i < c.view.n * c.view.k; i++)
+            c.values[i] = (double)ql_wview_at(&c.view, i / c.view.k, i % c.view.k);
+        for (size_t i = 0; i < 5 && kernel->accepts(&c.view); i++) {
+            run r;
+            run_make(&r, &c, false, tokens[i], false, false, false, &rng);
+            for (size_t x = 0; x < span(r.product.m, c.view.k, r.product.ldx); x++)
+                ((float *)(void *)r.x.data)[x] = 0.99999f;
+            multiply(kernel, &r.product, 1);
+            check_result(kernel, &r, &c, false);
+            run_free(&r);
+        }
+        weight_case_free(&c);
+    }
+}
+END_TEST
+
 /* More than one rectangle each way, more than one panel, ragged everywhere. */
 START_TEST(kernel_is_right_in_several_tiles)
 {
@@ -316,6 +347,7 @@ int main(void)
 #endif
     tcase_set_timeout(tcase, 300);
     tcase_add_loop_test(tcase, kernel_is_right, 0, kernels);
+    tcase_add_loop_test(tcase, largest_sums_fit, 0, kernels);
     tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);
     tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
     tcase_add_loop_test(tcase, narrow_x_gives_the_bits_of_wide_x, 0, kernels);

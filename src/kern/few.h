@@ -43,6 +43,10 @@ static inline ql_plan ql_few_plan(const ql_product *p, size_t threads)
 void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index);
 void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, void *scratch);
 
+/* x and W are rounded to fixed point of 14 bits or so; up to sixteen tokens. */
+void ql_few_int16_pack(const ql_product *p, ql_plan plan, size_t index);
+void ql_few_int16_tile(const ql_product *p, ql_tile t, void *scratch);
+
 /* x and W are rounded to bytes; any number of tokens. */
 size_t ql_few_int8_packed(const ql_product *p);
 ql_plan ql_few_int8_plan(const ql_product *p, size_t threads);

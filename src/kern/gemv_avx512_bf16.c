@@ -2,19 +2,16 @@
 
 #include "kern/pairs_avx512.h"
 #include "kern/scales_avx512.h"
+#include "kern/units_avx512.h"
 
 /* A row of 4-bit codes is one stream of 128-column units, prefetched AHEAD bytes before they are needed. */
 enum { UNIT = 128, HALF = 32, AHEAD = 16384 };
 
-/* Puts x, rounded, in the order in which the codes come out of a unit, and zeros where W is padded. A unit holds 128
- * columns in 32 half words; nibble s of half word l is column 64 (l / 16) + 2 (l % 16) + s / 2 + 32 (s % 2). */
+/* Puts x, rounded, in the order in which the codes come out of a unit, and zeros where W is padded. */
 void ql_gemv_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t token)
 {
     float *packed = p->packed;
     (void)plan;
-    static const uint16_t even[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
-                                      32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
-    const __m512i evens = _mm512_loadu_si512(even), odds = _mm512_add_epi16(evens, _mm512_set1_epi16(1));
     size_t k = p->w->k, end = ql_gemv_padded(p->w);
     const float *x = p->x + token * p->ldx;
     uint16_t *out = (uint16_t *)(packed + token * end);
@@ -26,9 +23,7 @@ void ql_gemv_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t token)
             runs[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps((__mmask16)(have >> 16), x + from + 16),
                                                    _mm512_maskz_loadu_ps((__mmask16)have, x + from));
         }
-        for (size_t s = 0; s < 4; s++)
-            _mm512_storeu_si512(out + s * HALF,
-                                _mm512_permutex2var_epi16(runs[s % 2], s < 2 ? evens : odds, runs[s % 2 + 2]));
+        deal_unit(runs, out);
     }
 }
 

@@ -1,7 +1,8 @@
-/* AMX, bf16: x and decoded weights rounded to bf16, sums in fp32. Forward, rows of W are tiles as they lie and the
- * result comes out turned; transposed, x is. A panel of W (64 outputs x 2048 terms) is decoded into the second-level
- * cache, where a panel of x waits. Of it 32 outputs x DEPTH terms at a time stay in the first-level cache, while x
- * streams by. Sums wait in scratch between panels of W. */
+/* AMX, bf16: x and decoded weights rounded to bf16, sums in fp32; for up to eight tokens both in fixed point instead, by
+ * vectors, which is more exact. Forward, rows of W are tiles as they lie and the result comes out turned; transposed, x
+ * is. A panel of W (64 outputs x 2048 terms) is decoded into the second-level cache, where a panel of x waits. Of it 32
+ * outputs x DEPTH terms at a time stay in the first-level cache, while x streams by. Sums wait in scratch between panels
+ * of W. */
 #include <immintrin.h>
 
 #include "base/cpu.h"
@@ -314,12 +315,19 @@ static void tiles_tile(const ql_product *p, ql_tile t, void *scratch)
 /* A few tokens would leave most of a tile empty. */
 static bool few_fits(const ql_product *p)
 {
-    return p->m <= QL_GEMV_TOKENS && ql_few_fits(p);
+    return p->m > QL_GEMV_INT16_TOKENS && p->m <= QL_GEMV_TOKENS && ql_few_fits(p);
+}
+
+static bool gemv_fits(const ql_product *p)
+{
+    return p->m <= QL_GEMV_INT16_TOKENS && ql_gemv_fits(p) && !ql_is_dense(p->w);
 }
 
 static const ql_way ways[] = {
     {.fits = few_fits, .packed = ql_few_packed, .plan = ql_few_plan,
-     .pack = ql_few_avx512_pack, .tile = ql_few_avx512_tile},
+     .pack = ql_few_int16_pack, .tile = ql_few_int16_tile},
+    {.fits = gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
+     .pack = ql_gemv_int16_pack, .tile = ql_gemv_int16_tile},
     {.fits = ql_gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
      .pack = ql_gemv_avx512_pack, .tile = ql_gemv_avx512_tile},
     {.fits = ql_takes_everything, .packed = tiles_packed, .plan = tiles_plan,
@@ -335,11 +343,11 @@ static bool reads_narrow(const ql_product *p)
 #ifndef QL_AMX_EMULATED
 const ql_matmul_kernel ql_matmul_amx = {
     .name = "amx",
-    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_BF16 | QL_CPU_AMX_BF16,
+    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_BF16 | QL_CPU_AMX_BF16,
 #else
 const ql_matmul_kernel ql_matmul_amx_emulated = {
     .name = "amx, emulated",
-    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_BF16,
+    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_BF16,
 #endif
     .accepts = accepts,
     .ways = ways,

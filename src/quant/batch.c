@@ -65,8 +65,10 @@ static bool serves(const ql_packed *made, const ql_way *way, const ql_product *p
         return true;
     if (made->plan.rows != plan.rows)
         return false;
-    /* How a weight is stored may tell in what order its x is wanted; with fewer tokens than planned rows may differ. */
-    return way->blocked || (!planning && q->w->format.code == p->w->format.code && q->w->table == p->w->table);
+    /* How a weight is stored may tell in what order its x is wanted, and in what units; with fewer tokens than planned
+     * rows may differ. */
+    return way->blocked || (!planning && q->w->format.code == p->w->format.code &&
+                            q->w->format.group == p->w->format.group && q->w->table == p->w->table);
 }
 
 /* Where what is made of p's x lies, or will. */
