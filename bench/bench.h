@@ -94,7 +94,6 @@ typedef struct contender {
 
 /* False when the result is wrong, memory is short, or the library cannot. A row whose roof moves by more than
  * ROOF_MOVES is measured up to `tries` times, and the steadiest of them counts. */
-#define ROOF_MOVES 0.15
 bool case_time(timing *out, bench_case *c, contender who, const options *o);
 
 #endif

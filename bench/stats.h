@@ -12,6 +12,9 @@ typedef struct spread {
 /* Sorts the values. */
 spread summarize(double *values, size_t count);
 
+/* Where the middle half of a row's roofs is wider than this part of their median, it says so. */
+#define ROOF_MOVES 0.15
+
 /* Seconds. */
 typedef double bench_clock(void);
 

@@ -1,20 +1,25 @@
 /* qlora-bench step: whole training steps of models of named shapes with random weights. Each timed step stands
- * beside a run of the roof of the kernel that multiplies, so that a busy or throttled machine slows both. */
+ * between two runs of the roof of the kernel that multiplies, so that a busy or throttled machine slows both. */
 #include "step.h"
 
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "base/team.h"
 #include "base/workers.h"
 #include "commands.h"
+#include "lists.h"
 #include "model/model.h"
 #include "quant/weight.h"
 
-enum { MOST_RUNS = 101 };
+static const double roof_seconds = 0.05;
 
 static const char help[] =
     "usage: qlora-bench step [options]\n"
@@ -27,7 +32,7 @@ static const char help[] =
     "The roof is the multiply-add rate of the instructions that the kernel in use is made of, of all threads at once.\n"
     "\n"
     "  --shape NAME     stories260k, smollm2-135m, qwen2.5-0.5b, tinyllama-1.1b (default: smollm2-135m)\n"
-    "  --seq N          tokens of a sequence (default: 512)\n"
+    "  --seq LIST       tokens of a sequence (default: 512)\n"
     "  --batch N        sequences a step (default: 1)\n"
     "  --rank N         LoRA rank on all linear layers (default: 16)\n"
     "  --format NAME    nf4, fp4, int4, int8, none (default: nf4, groups of 64, double-quantized)\n"
@@ -36,9 +41,9 @@ static const char help[] =
     "  --optim NAME     adamw, adamw8bit (default: adamw)\n"
     "  --activations N  how they wait for the backward pass: f32, bf16 (default: bf16)\n"
     "  --recompute[=N]  keep only the inputs of N blocks (alone: of all but the last)\n"
-    "  --threads N      (default: 1 a CPU)\n"
+    "  --threads LIST   (default: 1 a CPU); of several, how many times as fast as the first\n"
     "  --runs N         steps timed, after one that is not (default: 5)\n"
-    "  --json           one JSON object instead of words\n"
+    "  --json           one JSON object a line instead of words\n"
     "\n"
     "QLORA_ISA=avx2 (avx512, ...) caps the instruction set.\n";
 
@@ -70,7 +75,12 @@ static bool is_bf16(const char *name)
     return strcmp(name, "bf16") == 0;
 }
 
-static step_options parse(int argc, char **argv)
+/* What several steps are measured with, one after the other. */
+typedef struct step_lists {
+    size_t seq[MOST], seqs, threads[MOST], thread_counts;
+} step_lists;
+
+static step_options parse(step_lists *lists, int argc, char **argv)
 {
     static const struct option known[] = {{"shape", 1, 0, 's'},   {"seq", 1, 0, 't'},       {"batch", 1, 0, 'b'},
                                           {"rank", 1, 0, 'r'},    {"format", 1, 0, 'f'},    {"compute", 1, 0, 'c'},
@@ -79,18 +89,18 @@ static step_options parse(int argc, char **argv)
                                           {"activations", 1, 0, 'a'}, {"head-format", 1, 0, 'H'}, {0}};
     ql_error err = {0};
     step_options o = {.shape = "smollm2-135m", .format = "nf4", .head_format = "none", .bf16_activations = true,
-                      .seq = 512, .batch = 1, .rank = 16, .runs = 5};
+                      .batch = 1, .rank = 16, .runs = 5};
     for (int c; (c = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
         switch (c) {
         case 's': o.shape = optarg; break;
-        case 't': o.seq = number(optarg, 1 << 20); break;
+        case 't': list_numbers(lists->seq, &lists->seqs, 1 << 20, optarg); break;
         case 'b': o.batch = number(optarg, 1 << 16); break;
         case 'r': o.rank = number(optarg, 4096); break;
         case 'f': o.format = optarg; break;
         case 'H': o.head_format = optarg; break;
         case 'c': o.bf16 = is_bf16(optarg); break;
         case 'a': o.bf16_activations = is_bf16(optarg); break;
-        case 'n': o.threads = number(optarg, 1024); break;
+        case 'n': list_numbers(lists->threads, &lists->thread_counts, 1024, optarg); break;
         case 'o': must(ql_optim_parse(&o.optim, optarg, &err), &err); break;
         case 'R': o.recompute = optarg ? number(optarg, 1 << 20) : SIZE_MAX; break;
         case 'N': o.runs = number(optarg, MOST_RUNS); break;
@@ -105,8 +115,10 @@ static step_options parse(int argc, char **argv)
         stop("unknown shape; see --help");
     if (o.recompute >= o.config.layers)
         o.recompute = o.config.layers - 1;
-    if (o.seq > o.config.max_positions) /* random weights do not mind */
-        o.config.max_positions = o.seq;
+    if (!lists->seqs)
+        lists->seq[lists->seqs++] = 512;
+    if (!lists->thread_counts)
+        lists->threads[lists->thread_counts++] = ql_usable_cpus();
     return o;
 }
 
@@ -133,38 +145,6 @@ static ql_dataset *random_data(const step_options *o)
     return data;
 }
 
-/* ---- the roof ---- */
-
-typedef struct roof_job {
-    const roof *roof;
-    size_t rounds;
-    double operations[1024];
-} roof_job;
-
-static void roof_piece(void *ctx, size_t index, size_t worker)
-{
-    roof_job *job = ctx;
-    (void)worker;
-    job->operations[index] = job->roof->work(job->rounds);
-}
-
-/* Operations a second of all threads at once, over at least a twentieth of a second. */
-static double measure_roof(roof_job *job, ql_workers *workers)
-{
-    for (;; job->rounds *= 2) {
-        size_t threads = ql_workers_count(workers);
-        double start = ql_seconds(), sum = 0;
-        ql_parallel(workers, threads, roof_piece, job);
-        double seconds = ql_seconds() - start;
-        for (size_t i = 0; i < threads; i++)
-            sum += job->operations[i];
-        if (seconds >= 0.05)
-            return sum / seconds;
-    }
-}
-
-/* ---- the steps ---- */
-
 typedef struct timed {
     double seconds, roof;
     ql_part_times parts;
@@ -173,12 +153,6 @@ typedef struct timed {
 static int by_seconds(const void *a, const void *b)
 {
     double x = ((const timed *)a)->seconds, y = ((const timed *)b)->seconds;
-    return (x > y) - (x < y);
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
@@ -198,27 +172,27 @@ static void time_steps(step_result *r, const step_options *o, ql_trainer *traine
                        ql_workers *workers)
 {
     const ql_matmul_kernel *kernel = model->blocks[0].weight[QL_GATE]->kernel;
-    roof_job job = {.roof = roof_for(kernel->cpu), .rounds = 1000};
+    const roof *top = roof_for(kernel->cpu);
     timed runs[MOST_RUNS];
-    double shares[MOST_RUNS], roofs[MOST_RUNS], wanted = step_operations(o).wanted;
+    double shares[MOST_RUNS], roofs[MOST_RUNS + 1], wanted = step_operations(o).wanted;
     time_step(trainer, workers);
-    measure_roof(&job, workers);
+    roofs[0] = roof_rate(top, workers, ql_seconds, roof_seconds);
     for (size_t i = 0; i < o->runs; i++) {
-        roofs[i] = measure_roof(&job, workers);
         runs[i] = time_step(trainer, workers);
-        shares[i] = wanted / runs[i].seconds / roofs[i];
+        roofs[i + 1] = roof_rate(top, workers, ql_seconds, roof_seconds);
+        shares[i] = wanted / runs[i].seconds / ((roofs[i] + roofs[i + 1]) / 2);
     }
     qsort(runs, o->runs, sizeof *runs, by_seconds);
-    qsort(shares, o->runs, sizeof *shares, by_value);
-    qsort(roofs, o->runs, sizeof *roofs, by_value);
+    spread reached = summarize(roofs, o->runs + 1);
     const timed *median = &runs[o->runs / 2];
     r->seconds = median->seconds;
     r->parts = median->parts;
     r->low = runs[o->runs / 4].seconds;
     r->high = runs[o->runs - 1 - o->runs / 4].seconds;
-    r->share = shares[o->runs / 2];
-    r->roof = roofs[o->runs / 2];
-    r->roof_name = job.roof->name;
+    r->share = summarize(shares, o->runs).median;
+    r->roof = reached.median;
+    r->roof_width = (reached.high - reached.low) / reached.median;
+    r->roof_name = top->name;
     r->kernel = kernel->name;
 }
 
@@ -242,13 +216,15 @@ static void measure(step_result *r, const step_options *o, ql_model *model, cons
     ql_trainer_destroy(trainer);
 }
 
-int bench_step(int argc, char **argv)
+/* One line of the lists. `first` is the time with the first number of threads: it is set, or compared with. */
+static void measure_one(step_options o, double *first)
 {
-    step_options o = parse(argc, argv);
     ql_error err = {0};
     ql_workers *workers;
     ql_model *model;
     ql_format format, head;
+    if (o.seq > o.config.max_positions) /* random weights do not mind */
+        o.config.max_positions = o.seq;
     must(ql_format_parse(&format, o.format, 64, true, &err), &err);
     must(ql_format_parse(&head, o.head_format, 64, true, &err), &err);
     must(ql_workers_create(&workers, o.threads, &err), &err);
@@ -261,12 +237,47 @@ int bench_step(int argc, char **argv)
     ql_dataset *data = random_data(&o);
     step_result r = {0};
     measure(&r, &o, model, data, workers);
+    if (*first == 0)
+        *first = r.seconds;
+    r.speedup = *first / r.seconds;
     if (o.json)
         step_print_json(&o, &r);
     else
         step_print(&o, &r);
+    fflush(stdout);
     ql_dataset_close(data);
     ql_model_destroy(model);
     ql_workers_destroy(workers);
+}
+
+/* In a process of its own, whose peak of memory is that of this step alone. */
+static void measure_apart(const step_options *o, double *first)
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        measure_one(*o, first);
+        exit(0);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0)
+        stop("a step could not be measured");
+}
+
+int bench_step(int argc, char **argv)
+{
+    step_lists lists = {0};
+    step_options o = parse(&lists, argc, argv);
+    double *first = mmap(NULL, sizeof *first, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (first == MAP_FAILED)
+        stop("out of memory");
+    for (size_t i = 0; i < lists.seqs; i++) {
+        *first = 0;
+        for (size_t j = 0; j < lists.thread_counts; j++) {
+            o.seq = lists.seq[i];
+            o.threads = lists.threads[j];
+            measure_apart(&o, first);
+        }
+    }
+    munmap(first, sizeof *first);
     return 0;
 }

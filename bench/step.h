@@ -28,6 +28,8 @@ typedef struct step_result {
     double seconds, low, high; /* median and quartiles of a step */
     double share;              /* median, of the roof measured beside each step */
     double roof;               /* median, operations a second of all threads */
+    double roof_width;         /* of the middle half of the roofs, as a part of the median */
+    double speedup;            /* over the first number of threads that was asked for */
     const char *roof_name, *kernel;
     ql_part_times parts; /* of the median step */
     ql_model_bytes model;

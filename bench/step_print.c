@@ -25,10 +25,15 @@ void step_print(const step_options *o, const step_result *r)
     printf("%s, %zu x %zu tokens, rank %zu, %s, head %s, compute %s, %s%s%s, %zu threads, kernel %s\n", o->shape,
            o->batch, o->seq, o->rank, o->format, o->head_format, o->bf16 ? "bf16" : "f32", ql_optim_name(o->optim),
            o->bf16_activations ? ", activations bf16" : "", again, r->threads, r->kernel);
-    printf("  %.1f tokens/s: %.3f s a step (middle half %.3f to %.3f), median of %zu\n", m / r->seconds, r->seconds,
-           r->low, r->high, o->runs);
-    printf("  %.1f GFLOP/s, %.1f %% of %.1f (%s, the same threads in the same run)\n", count.wanted / r->seconds * giga,
+    printf("  %.1f tokens/s: %.3f s a step (middle half %.3f to %.3f), median of %zu", m / r->seconds, r->seconds, r->low,
+           r->high, o->runs);
+    if (r->speedup != 1)
+        printf(", %.2f times the first", r->speedup);
+    printf("\n  %.1f GFLOP/s, %.1f %% of %.1f (%s, the same threads in the same run)", count.wanted / r->seconds * giga,
            r->share * 100, r->roof * giga, r->roof_name);
+    if (r->roof_width > ROOF_MOVES)
+        printf(", which moved by %.0f %%", r->roof_width * 100);
+    printf("\n");
     double sum = 0;
     for (int part = 0; part < QL_PARTS; part++)
         sum += r->parts.seconds[part];
@@ -56,11 +61,12 @@ void step_print_json(const step_options *o, const step_result *r)
            "\"compute\":\"%s\",\"optim\":\"%s\",\"activations\":\"%s\",\"recompute\":%zu,\"threads\":%zu,\"kernel\":\"%s\","
            "\"processor\":\"%s\",\"tokens_per_second\":%.2f,"
            "\"seconds\":%.5f,\"low_s\":%.5f,\"high_s\":%.5f,\"runs\":%zu,\"operations\":%.0f,\"gflops\":%.2f,"
-           "\"roof\":\"%s\",\"roof_gflops\":%.2f,\"share\":%.4f,\"parts\":{",
+           "\"roof\":\"%s\",\"roof_gflops\":%.2f,\"roof_width\":%.4f,\"share\":%.4f,\"speedup\":%.4f,\"parts\":{",
            o->shape, o->seq, o->batch, o->rank, o->format, o->head_format, o->bf16 ? "bf16" : "f32",
            ql_optim_name(o->optim), o->bf16_activations ? "bf16" : "f32", o->recompute, r->threads,
            r->kernel, ql_cpu_describe(), (double)(o->seq * o->batch) / r->seconds, r->seconds, r->low,
-           r->high, o->runs, count.wanted, count.wanted / r->seconds * 1e-9, r->roof_name, r->roof * 1e-9, r->share);
+           r->high, o->runs, count.wanted, count.wanted / r->seconds * 1e-9, r->roof_name, r->roof * 1e-9,
+           r->roof_width, r->share, r->speedup);
     for (int part = 0; part < QL_PARTS; part++)
         printf("%s\"%s\":{\"seconds\":%.5f,\"operations\":%.0f}", part ? "," : "", ql_part_name((ql_part)part),
                r->parts.seconds[part], count.done[part]);

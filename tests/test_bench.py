@@ -52,6 +52,13 @@ for words, recomputed in (([], 0), (["--recompute"], LAYERS - 1), (["--recompute
     assert result["planned"] == sum(result[name] for name in classes)
     assert result["adapters"] == 6 * LAYERS * rank * sum(n + k for n, k in MATRICES)
 
+lines = run("step", "--shape", "stories260k", "--seq", "16,2048", "--threads", "1,2", "--runs", "1", "--json").splitlines()
+several = [json.loads(line) for line in lines]
+assert [(r["seq"], r["threads"]) for r in several] == [(16, 1), (16, 2), (2048, 1), (2048, 2)]
+for one, two in (several[:2], several[2:]):
+    assert one["speedup"] == 1 and abs(two["speedup"] - one["seconds"] / two["seconds"]) < 0.05 * two["speedup"], (one, two)
+    assert 0 < one["share"] and abs(one["gflops"] * one["seconds"] * 1e9 / one["operations"] - 1) < 0.02, one
+
 words = run("step", "--shape", "stories260k", "--seq", "16", "--runs", "1", "--threads", "1", "--compute", "bf16")
 assert "tokens/s" in words and "matmul backward" in words and "peak resident" in words, words
 run("step", "--shape", "no-such-model", status=2)
