@@ -182,6 +182,51 @@ START_TEST(norm_in_place_and_on_any_threads)
 }
 END_TEST
 
+/* A block's norm, which adds and narrows on the way, and what the backward pass makes of the narrow x; the second time
+ * on threads, and without what may be left out. */
+START_TEST(block_norm_matches_double)
+{
+    if (!use_tier(_i))
+        return;
+    for (size_t k = 0; k < WIDTHS; k++) {
+        size_t d = widths[k], n = TOKENS * d;
+        float *x = random_matrix(TOKENS, d, d), *add = random_matrix(TOKENS, d, d), *w = random_matrix(1, d, d);
+        float *y = guarded(n), *rstd = guarded(TOKENS), *again = guarded(n), *dy = random_matrix(TOKENS, d, d);
+        float *dx = random_matrix(TOKENS, d, d), *wide_dx = guarded(n), *rounded = guarded(n), *unrounded = guarded(n);
+        float *sum = guarded(n);
+        uint16_t *narrow = (uint16_t *)(void *)guarded(n);
+        ql_rmsnorm norm = {1, d, w, 1e-5f};
+        ql_workers *workers = make_workers(3, (ql_scratch){0});
+        memcpy(sum, x, n * sizeof *x);
+        memcpy(wide_dx, dx, n * sizeof *dx);
+        ql_residual_rmsnorm(&norm, TOKENS, &(ql_residual){sum, add, narrow}, y, rstd, NULL);
+        for (size_t t = 0; t < TOKENS; t++) {
+            double squares = 0;
+            for (size_t i = t * d; i < (t + 1) * d; i++) {
+                double both = (double)x[i] + (double)add[i];
+                assert_near(sum[i], both, 2 * unit, "x + add, d %zu", d);
+                ck_assert_uint_eq(narrow[i], ql_f32_to_bf16(sum[i]));
+                rounded[i] = ql_bf16_to_f32(narrow[i]);
+                squares += both * both;
+            }
+            double want = 1 / sqrt(squares / (double)d + 1e-5);
+            assert_near(rstd[t], want, want * ((double)d + 8) * unit, "rstd, d %zu", d);
+            for (size_t i = t * d; i < (t + 1) * d; i++)
+                assert_near(y[i], ((double)x[i] + add[i]) * want * w[i % d], 2 * want * ((double)d + 8) * unit, "y, d %zu",
+                            d);
+        }
+        /* In bf16, as of the fp32 numbers that it stands for. */
+        ql_rmsnorm_again(&norm, TOKENS, narrow, again, rstd, workers);
+        ql_residual_rmsnorm(&norm, TOKENS, &(ql_residual){.x = rounded}, unrounded, NULL, workers);
+        ck_assert_mem_eq(again, unrounded, n * sizeof *again);
+        ql_rmsnorm_backward_narrow(&norm, TOKENS, narrow, rstd, dy, dx, workers);
+        ql_rmsnorm_backward(&norm, TOKENS, rounded, d, rstd, dy, d, wide_dx, d, true, NULL);
+        ck_assert_mem_eq(dx, wide_dx, n * sizeof *dx);
+        ql_workers_destroy(workers);
+    }
+}
+END_TEST
+
 /* transformers' ROPE_INIT_FUNCTIONS["llama3"], in fp32, for Llama-3.2-1B: high frequencies stay, low ones slow
  * down by 32, numbers 15 to 17 blend. */
 START_TEST(llama3_frequencies_blend)
@@ -387,6 +432,7 @@ int main(void)
     tcase_add_loop_test(tests, exponential_is_within_two_ulp, 0, TIERS);
     tcase_add_loop_test(tests, exponentials_are_added_up, 0, TIERS);
     tcase_add_loop_test(tests, narrow_rounds_to_nearest_even, 0, TIERS);
+    tcase_add_loop_test(tests, block_norm_matches_double, 0, TIERS);
     tcase_add_loop_test(tests, glu_waits_in_bf16, 0, TIERS * QL_GLUS);
     tcase_add_loop_test(tests, norm_matches_double_and_its_differences, 0, TIERS);
     tcase_add_loop_test(tests, norm_in_place_and_on_any_threads, 0, TIERS);

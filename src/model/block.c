@@ -48,19 +48,33 @@ static ql_rmsnorm norm_of(const ql_model *model, const float *w, size_t heads, s
     return (ql_rmsnorm){heads, d, w, (float)model->config.rms_norm_eps};
 }
 
-static void block_norm(const ql_block_call *call, const float *w, const float *x)
+/* x += add, unless that is NULL, and its norm; x in bf16 to where it waits. */
+static void block_norm(const ql_block_call *call, const float *w, float *x, const float *add, uint16_t *narrow)
 {
-    size_t d = call->model->config.hidden_size;
-    ql_rmsnorm norm = norm_of(call->model, w, 1, d);
-    ql_rmsnorm_forward(&norm, call->m, x, d, call->pass->norm, d, call->pass->rstd, call->workers);
+    ql_rmsnorm norm = norm_of(call->model, w, 1, call->model->config.hidden_size);
+    ql_residual_rmsnorm(&norm, call->m, &(ql_residual){x, add, narrow}, call->pass->norm, call->pass->rstd,
+                        call->workers);
 }
 
-static void block_norm_backward(const ql_block_call *call, const float *w, const float *x)
+/* The same norm in the backward pass, from where x waits. */
+static void block_norm_again(const ql_block_call *call, const float *w, float *x, const uint16_t *narrow)
 {
+    ql_rmsnorm norm = norm_of(call->model, w, 1, call->model->config.hidden_size);
+    if (narrow)
+        ql_rmsnorm_again(&norm, call->m, narrow, call->pass->norm, call->pass->rstd, call->workers);
+    else
+        block_norm(call, w, x, NULL, NULL);
+}
+
+static void block_norm_backward(const ql_block_call *call, const float *w, const float *x, const uint16_t *narrow)
+{
+    ql_pass *pass = call->pass;
     size_t d = call->model->config.hidden_size;
     ql_rmsnorm norm = norm_of(call->model, w, 1, d);
-    ql_rmsnorm_backward(&norm, call->m, x, d, call->pass->rstd, call->pass->dnorm, d, call->pass->d, d, true,
-                        call->workers);
+    if (narrow)
+        ql_rmsnorm_backward_narrow(&norm, call->m, narrow, pass->rstd, pass->dnorm, pass->d, call->workers);
+    else
+        ql_rmsnorm_backward(&norm, call->m, x, d, pass->rstd, pass->dnorm, d, pass->d, d, true, call->workers);
 }
 
 /* The norm after attention or MLP (Gemma), from what they gave into y. */
@@ -148,7 +162,7 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
-    block_norm(call, block->input_norm, saved->x);
+    block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow);
     linear(call, QL_Q, call->pass->norm, saved, saved->q_raw);
     linear(call, QL_K, call->pass->norm, saved, saved->k_raw);
     linear(call, QL_V, call->pass->norm, saved, saved->v);
@@ -181,19 +195,16 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
 {
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
-    size_t d = c->hidden_size;
     linear(call, QL_O, saved->att, saved, c->out_norms ? saved->att_out : saved->mid);
     if (c->out_norms)
         out_norm(call, block->att_out_norm, saved->att_out, saved->mid);
-    ql_add(call->m * d, saved->x, saved->mid, call->workers);
-    block_norm(call, block->mlp_norm, saved->mid);
+    block_norm(call, block->mlp_norm, saved->mid, saved->x, saved->mid_narrow);
     linear(call, QL_GATE, call->pass->norm, saved, saved->gate);
     linear(call, QL_UP, call->pass->norm, saved, saved->up);
     activate(call, saved);
     linear(call, QL_DOWN, call->pass->act, saved, c->out_norms ? saved->mlp_out : out);
     if (c->out_norms)
         out_norm(call, block->mlp_out_norm, saved->mlp_out, out);
-    ql_add(call->m * d, saved->mid, out, call->workers);
 }
 
 void ql_block_forward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved, float *out)
@@ -219,10 +230,10 @@ static void mlp_backward(const ql_block_call *call, ql_saved *saved)
     linear_backward(call, QL_DOWN, pass->act, dout, saved, pass->dact, false);
     float *dgate = saved->gate, *dup = saved->up;
     ql_glu_backward(glu_of(call), call->m, f, &in, pass->dact, f, dgate, ld, dup, ld, call->workers);
-    block_norm(call, block->mlp_norm, saved->mid);
+    block_norm_again(call, block->mlp_norm, saved->mid, saved->mid_narrow);
     linear_backward(call, QL_GATE, pass->norm, dgate, saved, pass->dnorm, false);
     linear_backward(call, QL_UP, pass->norm, dup, saved, pass->dnorm, true);
-    block_norm_backward(call, block->mlp_norm, saved->mid);
+    block_norm_backward(call, block->mlp_norm, saved->mid, saved->mid_narrow);
 }
 
 void ql_block_backward(const ql_block_call *call, const ql_attention *attention, ql_saved *saved)
@@ -256,11 +267,11 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     ql_mark(call->workers, QL_PART_OTHER);
     turn_heads_back(call, block->q_norm, c->heads, ldq, saved->q_raw, saved->rstd_q, pass->dq);
     turn_heads_back(call, block->k_norm, c->kv_heads, ldkv, saved->k_raw, saved->rstd_k, pass->dk);
-    block_norm(call, block->input_norm, saved->x);
+    block_norm_again(call, block->input_norm, saved->x, saved->x_narrow);
     float *dx = call->index > 0 ? pass->dnorm : NULL; /* nothing is trained below the first block */
     linear_backward(call, QL_Q, pass->norm, pass->dq, saved, dx, false);
     linear_backward(call, QL_K, pass->norm, pass->dk, saved, dx, true);
     linear_backward(call, QL_V, pass->norm, pass->dv, saved, dx, true);
     if (dx)
-        block_norm_backward(call, block->input_norm, saved->x);
+        block_norm_backward(call, block->input_norm, saved->x, saved->x_narrow);
 }

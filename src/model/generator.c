@@ -109,7 +109,8 @@ static void run_chunk(ql_generator *gen, const int32_t *ids, size_t m)
             saved.k = saved.k_raw = new_keys;
             saved.v = new_values;
         }
-        ql_block_call call = {model, layer, m, gen->positions, NULL, &gen->pass, gen->workers};
+        const float *residual = layer ? gen->pass.saved[layer - 1].mid : NULL;
+        ql_block_call call = {model, layer, m, gen->positions, NULL, residual, &gen->pass, gen->workers};
         ql_block_qkv(&call, &saved);
         if (c->fused) {
             keep_rows(new_keys, saved.k, m, kv, ql_ldkv(c));
@@ -119,6 +120,7 @@ static void run_chunk(ql_generator *gen, const int32_t *ids, size_t m)
         ql_attention_decode(&attention, gen->position, m, saved.q, ql_ldq(c), keys, values, kv, saved.att, q, gen->workers);
         ql_block_tail(&call, &saved, x);
     }
+    ql_add(m * d, gen->pass.saved[model->config.layers - 1].mid, x, gen->workers);
     gen->position += m;
 }
 

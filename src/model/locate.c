@@ -46,7 +46,7 @@ const char *ql_pass_locate(ql_pass *pass, const ql_batch *batch, const ql_dropou
             continue;
         ql_pass_input(pass, batch, i, workers);
         ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
-        ql_block_call call = {model, i, batch->tokens, batch->position, dropout, pass, workers};
+        ql_block_call call = {model, i, batch->tokens, batch->position, dropout, NULL, pass, workers};
         ql_block_forward(&call, &attention, &pass->saved[i], pass->out);
         snprintf(text, QL_LOCATE_BYTES, "layer %zu, %s", i, bad_part(pass, &pass->saved[i], batch->tokens));
         return text;

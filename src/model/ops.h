@@ -30,6 +30,20 @@ void ql_rmsnorm_forward(const ql_rmsnorm *norm, size_t m, const float *x, size_t
 void ql_rmsnorm_backward(const ql_rmsnorm *norm, size_t m, const float *x, size_t ldx, const float *rstd,
                          const float *dy, size_t lddy, float *dx, size_t lddx, bool add, ql_workers *workers);
 
+/* A block's norm and what goes before it, in one pass over x, whose rows are d = norm->d apart; heads is 1. */
+typedef struct ql_residual {
+    float *x;
+    const float *add; /* is added to x first; NULL: nothing */
+    uint16_t *narrow; /* then x goes here in bf16; NULL: nowhere */
+} ql_residual;
+void ql_residual_rmsnorm(const ql_rmsnorm *norm, size_t m, const ql_residual *residual, float *y, float *rstd,
+                         ql_workers *workers);
+
+/* The norm again of an x that waits in bf16, and its backward pass, which adds to dx; in such rows too. */
+void ql_rmsnorm_again(const ql_rmsnorm *norm, size_t m, const uint16_t *x, float *y, float *rstd, ql_workers *workers);
+void ql_rmsnorm_backward_narrow(const ql_rmsnorm *norm, size_t m, const uint16_t *x, const float *rstd, const float *dy,
+                                float *dx, ql_workers *workers);
+
 /* ---- Rotary position embedding (Su et al. 2021), Hugging Face's pairs (i, i + head_dim/2) ---- */
 
 typedef struct ql_rope_config {

@@ -28,8 +28,8 @@ typedef struct ql_row_kernels {
     float (*rmsnorm)(size_t d, const float *x, const float *w, float eps, float *y); /* returns rstd */
     void (*rmsnorm_backward)(size_t d, const float *x, const float *w, float rstd, const float *dy, float *dx,
                              bool add);
-    void (*rmsnorm_backward_narrow)(size_t d, const uint16_t *x, const float *w, float rstd, const float *dy, float *dx,
-                                    bool add);
+    void (*rmsnorm_backward_narrow)(size_t d, const uint16_t *x, const float *w, float rstd, const float *dy,
+                                    float *dx); /* adds */
     void (*rotate)(size_t half, const float *cos, const float *sin, bool inverse, float *x);
     /* By ql_glu. A NULL gate_out: neither goes to bf16. */
     void (*glu[QL_GLUS])(size_t d, const float *gate, const float *up, float *act, uint16_t *gate_out, uint16_t *up_out);

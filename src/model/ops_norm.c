@@ -1,3 +1,5 @@
+#include <assert.h>
+
 #include "base/cpu.h"
 #include "base/workers.h"
 #include "model/ops.h"
@@ -57,4 +59,87 @@ void ql_rmsnorm_backward(const ql_rmsnorm *norm, size_t m, const float *x, size_
     norm_job job = {.kernels = ql_ops_select(ql_cpu_features())->rows, .norm = norm, .m = m, .x = x, .ldx = ldx,
                     .rstd_in = rstd, .dy = dy, .lddy = lddy, .dx = dx, .lddx = lddx, .add = add};
     ql_parallel(workers, (m + TOKENS - 1) / TOKENS, backward_tokens, &job);
+}
+
+/* ---- of a block: rows of d ---- */
+
+typedef struct block_job {
+    const ql_row_kernels *kernels;
+    const ql_rmsnorm *norm;
+    size_t m;
+    ql_residual residual;
+    const uint16_t *narrow;
+    const float *dy, *rstd_in;
+    float *y, *rstd, *dx;
+} block_job;
+
+static void run(ql_task *tokens, block_job *job, ql_workers *workers)
+{
+    assert(job->norm->heads == 1);
+    job->kernels = ql_ops_select(ql_cpu_features())->rows;
+    ql_parallel(workers, (job->m + TOKENS - 1) / TOKENS, tokens, job);
+}
+
+static void residual_tokens(void *ctx, size_t index, size_t worker)
+{
+    const block_job *job = ctx;
+    const ql_row_kernels *kernels = job->kernels;
+    const ql_rmsnorm *norm = job->norm;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++) {
+        size_t at = t * norm->d;
+        float *x = job->residual.x + at;
+        if (job->residual.add)
+            kernels->add(norm->d, job->residual.add + at, x);
+        if (job->residual.narrow)
+            kernels->narrow(norm->d, x, job->residual.narrow + at);
+        float rstd = kernels->rmsnorm(norm->d, x, norm->w, norm->eps, job->y + at);
+        if (job->rstd)
+            job->rstd[t] = rstd;
+    }
+}
+
+void ql_residual_rmsnorm(const ql_rmsnorm *norm, size_t m, const ql_residual *residual, float *y, float *rstd,
+                         ql_workers *workers)
+{
+    run(residual_tokens, &(block_job){.norm = norm, .m = m, .residual = *residual, .y = y, .rstd = rstd}, workers);
+}
+
+static void again_tokens(void *ctx, size_t index, size_t worker)
+{
+    const block_job *job = ctx;
+    const ql_rmsnorm *norm = job->norm;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++) {
+        float *y = job->y + t * norm->d;
+        job->kernels->widen(norm->d, job->narrow + t * norm->d, y);
+        job->rstd[t] = job->kernels->rmsnorm(norm->d, y, norm->w, norm->eps, y);
+    }
+}
+
+void ql_rmsnorm_again(const ql_rmsnorm *norm, size_t m, const uint16_t *x, float *y, float *rstd, ql_workers *workers)
+{
+    run(again_tokens, &(block_job){.norm = norm, .m = m, .narrow = x, .y = y, .rstd = rstd}, workers);
+}
+
+static void backward_narrow_tokens(void *ctx, size_t index, size_t worker)
+{
+    const block_job *job = ctx;
+    const ql_rmsnorm *norm = job->norm;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++) {
+        size_t at = t * norm->d;
+        job->kernels->rmsnorm_backward_narrow(norm->d, job->narrow + at, norm->w, job->rstd_in[t], job->dy + at,
+                                              job->dx + at);
+    }
+}
+
+void ql_rmsnorm_backward_narrow(const ql_rmsnorm *norm, size_t m, const uint16_t *x, const float *rstd, const float *dy,
+                                float *dx, ql_workers *workers)
+{
+    run(backward_narrow_tokens, &(block_job){.norm = norm, .m = m, .narrow = x, .rstd_in = rstd, .dy = dy, .dx = dx},
+        workers);
 }

@@ -46,10 +46,9 @@ static void rmsnorm_backward(size_t d, const float *x, const float *w, float rst
     norm_backward(d, x, NULL, w, rstd, dy, dx, add);
 }
 
-static void rmsnorm_backward_narrow(size_t d, const uint16_t *x, const float *w, float rstd, const float *dy, float *dx,
-                                    bool add)
+static void rmsnorm_backward_narrow(size_t d, const uint16_t *x, const float *w, float rstd, const float *dy, float *dx)
 {
-    norm_backward(d, NULL, x, w, rstd, dy, dx, add);
+    norm_backward(d, NULL, x, w, rstd, dy, dx, true);
 }
 
 static void rotate(size_t half, const float *cos, const float *sin, bool inverse, float *x)

@@ -51,7 +51,7 @@ static void list_others(const ql_pass *pass, ql_arena *arena, ql_saved *s)
     s->up = c->fused ? behind(s->gate, c->intermediate_size) : ql_take(arena, t * c->intermediate_size, float);
 }
 
-enum { MOST_WAITING = 6 };
+enum { MOST_WAITING = 4 };
 
 static bool is_last(const ql_pass *pass, size_t index)
 {
@@ -64,9 +64,9 @@ static bool waits_whole(const ql_pass *pass, size_t index)
     return pass->kind.bf16 && index >= pass->kind.recompute && !is_last(pass, index);
 }
 
-/* The arrays of a block that wait in bf16, of m tokens, but for gate and up, which their own operation sees to; the first
- * is its input. Attention's do not: the gradient of a softmax is a difference of nearly equal numbers, and rounding k
- * alone moved gradients by 9 % of their largest entry where the rest of them moves by half a percent. */
+/* The arrays of a block that wait in bf16, of m tokens, but for those that the backward pass reads there: x, mid, gate and
+ * up. Attention's do not: the gradient of a softmax is a difference of nearly equal numbers, and rounding k alone moved
+ * gradients by 9 % of their largest entry where the rest of them moves by half a percent. */
 static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t index, size_t m,
                            ql_waiting out[MOST_WAITING])
 {
@@ -76,15 +76,13 @@ static size_t list_waiting(const ql_pass *pass, const ql_saved *s, size_t index,
         float *wide;
         size_t width; /* 0: the model has none of its own */
     } all[MOST_WAITING] = {
-        {s->x, d},
-        {s->mid, d},
         {s->q_raw, c->qk_norm ? c->heads * c->head_dim : 0},
         {s->k_raw, c->qk_norm ? c->kv_heads * c->head_dim : 0},
         {s->att_out, c->out_norms ? d : 0},
         {s->mlp_out, c->out_norms ? d : 0},
     };
     size_t count = 0, at = 0;
-    for (size_t i = 0; i < (waits_whole(pass, index) ? MOST_WAITING : 1); i++) {
+    for (size_t i = 0; i < (waits_whole(pass, index) ? MOST_WAITING : 0); i++) {
         if (!all[i].width)
             continue;
         out[count++] = (ql_waiting){all[i].wide, s->narrow ? s->narrow + at : NULL, m * all[i].width};
@@ -110,6 +108,18 @@ static size_t waiting_floats(const ql_pass *pass, size_t index)
     for (size_t i = list_waiting(pass, &(ql_saved){0}, index, pass->capacity, arrays); i-- > 0;)
         floats += arrays[i].count;
     return floats;
+}
+
+static void list_narrow(const ql_pass *pass, ql_arena *arena, size_t index, ql_saved *s)
+{
+    size_t floats = pass->capacity * pass->model->config.hidden_size;
+    bool whole = pass->kind.backward && waits_whole(pass, index);
+    s->x_narrow = pass->kind.backward && pass->kind.bf16 ? ql_take(arena, floats, uint16_t) : NULL;
+    s->mid_narrow = whole ? ql_take(arena, floats, uint16_t) : NULL;
+    s->narrow = whole ? ql_take(arena, waiting_floats(pass, index), uint16_t) : NULL;
+    s->mlp = (ql_glu_waiting){0};
+    if (whole)
+        list_narrow_mlp(pass, arena, s);
 }
 
 static void list_buffers(ql_pass *pass, ql_arena *arena, size_t work)
@@ -158,11 +168,7 @@ static void list_pass(ql_pass *pass, ql_arena *arena, size_t work)
             list_others(pass, arena, s);
         else if (!c->qk_norm)
             s->q_raw = s->q, s->k_raw = s->k;
-        if (backward && bf16)
-            s->narrow = ql_take(arena, waiting_floats(pass, i), uint16_t);
-        s->mlp = (ql_glu_waiting){0};
-        if (backward && waits_whole(pass, i))
-            list_narrow_mlp(pass, arena, s);
+        list_narrow(pass, arena, i, s);
     }
     list_buffers(pass, arena, work);
 }
@@ -247,7 +253,7 @@ void ql_pass_free(ql_pass *pass)
 static ql_block_call call_of(ql_pass *pass, const ql_batch *batch, size_t index, const ql_dropout *dropout,
                              ql_workers *workers)
 {
-    return (ql_block_call){pass->model, index, batch->tokens, batch->position, dropout, pass, workers};
+    return (ql_block_call){pass->model, index, batch->tokens, batch->position, dropout, NULL, pass, workers};
 }
 
 typedef struct noise_job {
@@ -284,51 +290,44 @@ static void embed(ql_pass *pass, const ql_batch *batch, ql_workers *workers)
     }
 }
 
-/* The input of a block, or all that it computed but that. */
-static void narrow(ql_pass *pass, const ql_batch *batch, size_t index, bool input, ql_workers *workers)
+static void narrow(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers)
 {
     ql_waiting arrays[MOST_WAITING];
-    size_t count = list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays);
-    ql_waiting_narrow(input ? arrays : arrays + 1, input ? 1 : count - 1, workers);
+    ql_waiting_narrow(arrays, list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays), workers);
 }
 
 static void widen(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers)
 {
     ql_waiting arrays[MOST_WAITING];
-    size_t count = list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays);
-    ql_waiting_widen(arrays, count, workers);
+    ql_waiting_widen(arrays, list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays), workers);
 }
 
 const float *ql_pass_input(ql_pass *pass, const ql_batch *batch, size_t index, ql_workers *workers)
 {
-    ql_waiting arrays[MOST_WAITING];
-    if (pass->kind.bf16) {
-        list_waiting(pass, &pass->saved[index], index, batch->tokens, arrays);
-        ql_waiting_widen(arrays, 1, workers);
-    }
-    return pass->saved[index].x;
+    const ql_saved *s = &pass->saved[index];
+    if (s->x_narrow)
+        ql_waiting_widen(&(ql_waiting){s->x, s->x_narrow, batch->tokens * pass->model->config.hidden_size}, 1, workers);
+    return s->x;
 }
 
 static void forward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers)
 {
     const ql_model *model = pass->model;
-    size_t d = model->config.hidden_size;
+    float *last = pass->kind.backward ? pass->final_x : pass->out;
+    const float *residual = NULL;
     embed(pass, batch, workers);
     for (size_t i = 0; i < model->config.layers; i++) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
-        bool waits = pass->kind.bf16 && pass->kind.backward;
-        float *last = pass->kind.backward ? pass->final_x : pass->out;
         float *out = is_last(pass, i) ? last : pass->saved[i + 1].x;
-        if (waits)
-            narrow(pass, batch, i, true, workers);
+        call.residual = residual;
         ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
         ql_block_forward(&call, &attention, &pass->saved[i], out); /* out may be the block's x */
-        if (waits)
-            narrow(pass, batch, i, false, workers);
+        narrow(pass, batch, i, workers);
+        residual = pass->saved[i].mid;
     }
-    ql_rmsnorm norm = {1, d, model->final_norm, (float)model->config.rms_norm_eps};
-    const float *x = pass->kind.backward ? pass->final_x : pass->out;
-    ql_rmsnorm_forward(&norm, batch->tokens, x, d, pass->out, d, pass->final_rstd, workers);
+    ql_rmsnorm norm = {1, model->config.hidden_size, model->final_norm, (float)model->config.rms_norm_eps};
+    ql_residual_rmsnorm(&norm, batch->tokens, &(ql_residual){.x = last, .add = residual}, pass->out, pass->final_rstd,
+                        workers);
 }
 
 static void backward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers)
@@ -340,11 +339,12 @@ static void backward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dro
                         workers);
     for (size_t i = model->config.layers; i-- > 0;) {
         ql_block_call call = call_of(pass, batch, i, dropout, workers);
-        if (pass->kind.bf16 && !is_last(pass, i))
-            widen(pass, batch, i, workers);
+        widen(pass, batch, i, workers);
         ql_attention attention = ql_model_attention(model, i, batch->sequences, batch->start);
-        if (i < pass->kind.recompute)
+        if (i < pass->kind.recompute) {
+            ql_pass_input(pass, batch, i, workers);
             ql_block_forward(&call, &attention, &pass->saved[i], pass->out);
+        }
         ql_block_backward(&call, &attention, &pass->saved[i]);
     }
 }

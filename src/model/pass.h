@@ -17,8 +17,10 @@ typedef struct ql_saved {
     float *mid;       /* [T][D] after attention */
     float *gate, *up; /* [T][F] */
     float *h[QL_MODULES]; /* [T][r] */
-    ql_glu_waiting mlp;   /* gate and up, which wait beside what `narrow` holds */
-    uint16_t *narrow;     /* with bf16 activations: what waits of these until the backward pass, array after array */
+    /* With bf16 activations: what waits until the backward pass in bf16 */
+    uint16_t *x_narrow, *mid_narrow; /* the backward pass reads them there */
+    ql_glu_waiting mlp;              /* gate and up, which it reads there too */
+    uint16_t *narrow;                /* the others, array after array, to be made fp32 again */
 } ql_saved;
 
 /* Zeroed is a forward pass, which keeps nothing: evaluation. */
@@ -82,14 +84,16 @@ typedef struct ql_block_call {
     size_t m;           /* tokens */
     const uint32_t *position;
     const ql_dropout *dropout; /* NULL: none */
+    const float *residual; /* what is still to be added to the block's input: mid of the one before; NULL: nothing */
     ql_pass *pass;      /* its buffers */
     ql_workers *workers;
 } ql_block_call;
 
-/* The norm of saved->x into pass->norm; q, k (normed and turned) and v from it. */
+/* saved->x += call->residual; its norm into pass->norm; q, k (normed and turned) and v from it. */
 void ql_block_qkv(const ql_block_call *call, ql_saved *saved);
 
-/* From saved->att to the block's output out[m][D], which may be saved->x when no backward pass follows. */
+/* From saved->att to out[m][D], which may be saved->x when no backward pass follows. The block's output is the sum of out
+ * and saved->mid: whoever reads it adds them. */
 void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out);
 
 /* `attention` is that of the layer (ql_model_attention). */
