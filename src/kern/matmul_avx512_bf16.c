@@ -50,8 +50,51 @@ static void join_pairs(float *part, size_t depth, float *out)
                                                                   _mm512_load_ps(part + (i + 1) * WIDTH + l)));
 }
 
+/* Up to 32 numbers. */
+static inline __m512i load_bf16(const uint16_t *at, size_t count)
+{
+    return _mm512_maskz_loadu_epi16(count >= 32 ? ~0u : (1u << count) - 1, at);
+}
+
+/* W in bf16 as it is: its pairs of terms are the panel's words, to be turned. The rows of the next panel are on their way
+ * meanwhile. */
+static void fill_forward_bf16(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    for (size_t part = 0; part < cols; part += 16, panel += 16)
+        for (size_t at = 0; at < depth; at += 32) {
+            __m512i line[16];
+            for (size_t r = 0; r < 16; r++) { /* past the last row: the last again, never stored */
+                size_t row = col + (part + r < cols ? part + r : cols - 1);
+                const char *codes = (const char *)w->codes + row * w->row_bytes + 2 * (from + at);
+                line[r] = load_bf16((const uint16_t *)(const void *)codes, depth - at);
+                _mm_prefetch(codes + WIDTH * w->row_bytes, _MM_HINT_T0);
+            }
+            turn16(line);
+            for (size_t i = 0; i < 16 && at + 2 * i < depth; i++)
+                _mm512_store_si512(panel + (at / 2 + i) * WIDTH, line[i]);
+        }
+}
+
+/* The same transposed: neighbouring rows side by side. */
+static void fill_backward_bf16(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+{
+    const __m512i low = pair_order(0), high = pair_order(16);
+    const char *codes = (const char *)w->codes + from * w->row_bytes + 2 * col;
+    for (size_t i = 0; i < depth; i += 2, codes += 2 * w->row_bytes, panel += WIDTH) {
+        __m512i even = load_bf16((const uint16_t *)(const void *)codes, cols), odd = _mm512_setzero_si512();
+        if (i + 1 < depth)
+            odd = load_bf16((const uint16_t *)(const void *)(codes + w->row_bytes), cols);
+        _mm512_store_si512(panel, _mm512_permutex2var_epi16(even, low, odd));
+        _mm512_store_si512(panel + 16, _mm512_permutex2var_epi16(even, high, odd));
+    }
+}
+
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
+    if (p->w->format.code == QL_CODE_BF16) {
+        (p->transposed ? fill_backward_bf16 : fill_forward_bf16)(p->w, col, cols, from, depth, panel);
+        return;
+    }
     _Alignas(64) float part[PART * WIDTH];
     for (size_t at = 0; at < depth; at += PART) {
         size_t count = depth - at < PART ? depth - at : PART;
