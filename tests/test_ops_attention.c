@@ -1,12 +1,6 @@
 /* Attention: each tier against a plain double implementation and central finite differences of it; what a
  * token must not see; the cache; threads. */
-#include "model/ops_attention_tiles.h"
-#include "ops_support.h"
-
-typedef struct shape {
-    size_t heads, kv_heads, head_dim, sequences, lengths[3], window;
-    float softcap;
-} shape;
+#include "attention_support.h"
 
 /* The tiers of ops_support.h and AMX's, which rounds to bf16. With QL_AMX_EMULATED it is that one alone, over tiles
  * in plain C. */
@@ -56,67 +50,7 @@ static const shape shapes[] = {
     {1, 1, 16, 1, {290}, 270, 1},
     {2, 1, 16, 1, {65}, 64, 0.5f},
 };
-enum { SHAPES = sizeof shapes / sizeof *shapes, GAP = 3 };
-
-/* All arrays of one case; most rows have a gap of NaN after them. */
-typedef struct problem {
-    ql_attention config;
-    size_t start[4], m, ldq, ldkv;
-    float *q, *k, *v, *o, *dout, *lse, *dq, *dk, *dv;
-} problem;
-
-static void setup(problem *p, const shape *s)
-{
-    *p = (problem){.config = {s->heads, s->kv_heads, s->head_dim, 1 / sqrtf((float)s->head_dim), s->sequences, 0,
-                               s->window, s->softcap, rounds}};
-    for (size_t i = 0; i < s->sequences; i++)
-        p->start[i + 1] = p->start[i] + s->lengths[i];
-    p->config.start = p->start;
-    p->m = p->start[s->sequences];
-    size_t cols = s->heads * s->head_dim, kv_cols = s->kv_heads * s->head_dim;
-    p->ldq = cols + (cols % 256 ? GAP : 0); /* rows a multiple of 1 KB apart are read in another way */
-    p->ldkv = kv_cols + (kv_cols % 256 ? GAP : 0);
-    p->q = random_matrix(p->m, cols, p->ldq);
-    p->k = random_matrix(p->m, kv_cols, p->ldkv);
-    p->v = random_matrix(p->m, kv_cols, p->ldkv);
-    p->dout = random_matrix(p->m, cols, p->ldq);
-    for (size_t t = 0; t < p->m; t++) /* so that some scores are large */
-        for (size_t i = 0; i < cols; i++)
-            p->q[t * p->ldq + i] *= 3;
-    p->o = empty_matrix(p->m, cols, p->ldq);
-    p->dq = empty_matrix(p->m, cols, p->ldq);
-    p->dk = empty_matrix(p->m, kv_cols, p->ldkv);
-    p->dv = empty_matrix(p->m, kv_cols, p->ldkv);
-    p->lse = guarded(s->heads * p->m);
-}
-
-static void run(problem *p, ql_workers *workers)
-{
-    ql_attention_forward(&p->config, p->q, p->ldq, p->k, p->v, p->ldkv, p->o, p->ldq, p->lse, workers);
-    ql_attention_grads g = {p->q,  p->k,    p->v,   p->o,   p->dout, p->lse,  p->dq,  p->dk,
-                            p->dv, p->ldq, p->ldkv, p->ldq, p->ldq,  p->ldq, p->ldkv};
-    ql_attention_backward(&p->config, &g, workers);
-}
-
-static size_t sequence_of(const problem *p, size_t token)
-{
-    size_t s = 0;
-    while (p->start[s + 1] <= token)
-        s++;
-    return s;
-}
-
-/* The first token of its sequence that `token` sees. */
-static size_t first_seen(const problem *p, size_t token)
-{
-    size_t first = p->start[sequence_of(p, token)], window = p->config.window;
-    return window && token - first >= window ? token - window + 1 : first;
-}
-
-static double capped(const problem *p, double score)
-{
-    return p->config.softcap > 0 ? p->config.softcap * tanh(score / p->config.softcap) : score;
-}
+enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 /* Row `token` of head `head` in double; returns its log of the softmax denominator. `moved` is an element of q, k
  * or v that counts as larger by `step`. */
@@ -262,7 +196,7 @@ START_TEST(matches_double_and_its_differences)
     if (!use_attention_tier(tier))
         return;
     problem p;
-    setup(&p, s);
+    setup(&p, s, rounds);
     ql_workers *workers = make_workers(2, ql_attention_scratch(&p.config, p.m, true));
     run(&p, workers);
     check_forward(&p, name_of(tier));
@@ -297,7 +231,7 @@ START_TEST(same_bits_on_any_threads)
         return;
     for (size_t i = 0; i < SHAPES; i++) {
         problem one, many;
-        setup(&one, &shapes[i]);
+        setup(&one, &shapes[i], rounds);
         ql_scratch need = ql_attention_scratch(&one.config, one.m, true);
         for (size_t threads = 1; threads <= 3; threads++) {
             ql_workers *workers = make_workers(threads, need);
@@ -356,9 +290,9 @@ START_TEST(sees_only_its_own_past)
     for (size_t i = 0; i < sizeof moved / sizeof *moved; i++) {
         problem before, after;
         random_state = 77;
-        setup(&before, &s);
+        setup(&before, &s, rounds);
         random_state = 77;
-        setup(&after, &s);
+        setup(&after, &s, rounds);
         move_token(&after, moved[i]);
         ql_workers *workers = make_workers(2, ql_attention_scratch(&before.config, before.m, true));
         run(&before, workers);
@@ -389,7 +323,7 @@ START_TEST(gradients_flow_back_only)
         return;
     static const shape s = {2, 1, 16, 1, {100}, 0, 0};
     problem p;
-    setup(&p, &s);
+    setup(&p, &s, rounds);
     ql_workers *workers = make_workers(1, ql_attention_scratch(&p.config, p.m, true));
     run(&p, workers);
     float *dk = p.dk, *dv = p.dv;
@@ -414,7 +348,7 @@ START_TEST(cache_gives_what_the_whole_gives)
         shape s = shapes[i];
         s.sequences = 1;
         problem p;
-        setup(&p, &s);
+        setup(&p, &s, rounds);
         for (size_t pos = 0; pos < p.m; pos += pos < 3 ? 1 : 31) {
             for (size_t n = 1; pos + n <= p.m; n += n * 3 + 1) {
                 ql_workers *workers = make_workers(n % 3 + 1, ql_attention_scratch(&p.config, pos + n, false));

@@ -109,13 +109,16 @@ static void values(const ql_tiles *t, forward_state *f, size_t kv, size_t first,
     }
 }
 
-/* A tile of [16 dimensions][16 rows of x], turned, to the rows that are there. */
-static inline void put_turned(__m512i line[SIDE], float *x, size_t ld, size_t rows, size_t cols)
+/* A tile of [16 dimensions][16 rows of x], turned, to the rows that are there; what comes `next` floats further will be
+ * written soon. */
+static inline void put_turned(__m512i line[SIDE], float *x, size_t ld, size_t rows, size_t cols, size_t next)
 {
     turn16(line);
 #pragma GCC unroll 16
-    for (size_t i = 0; i < SIDE; i++)
+    for (size_t i = 0; i < SIDE; i++) {
+        __builtin_prefetch(x + i * ld + next, 1);
         _mm512_mask_storeu_ps(x + i * ld, i < rows ? some_lanes(cols) : 0, (__m512)line[i]);
+    }
 }
 
 static void put_out(const ql_tiles *t, const forward_state *f, size_t head, size_t row)
@@ -130,7 +133,8 @@ static void put_out(const ql_tiles *t, const forward_state *f, size_t head, size
 #pragma GCC unroll 16
             for (size_t i = 0; i < SIDE; i++)
                 line[i] = (__m512i)(vload(tile + i * SIDE) * share);
-            put_turned(line, t->out + query * t->ldo + head * t->head_dim + col, t->ldo, rows, t->head_dim - col);
+            put_turned(line, t->out + query * t->ldo + head * t->head_dim + col, t->ldo, rows, t->head_dim - col,
+                       t->head_dim);
         }
         for (size_t i = 0; t->lse_out && i < SIDE && i < rows; i++)
             t->lse_out[head * t->queries + query + i] = (f->max[half][i] + log2f(f->sum[half][i])) * ln2;
@@ -359,16 +363,21 @@ static void backward(const ql_tiles *t, size_t kv, size_t split, size_t part, vo
 /* Rows of dk or dv of a block. */
 static void finish_keys(const ql_tiles *t, const float *sums, size_t kv, size_t block, float factor, float *x)
 {
-    size_t rows = remains(t->tokens, block * BLOCK), area = t->pad * BLOCK;
-    for (size_t r = 0; r < BLOCK && r < rows; r++)
-        for (size_t col = 0; col < t->head_dim; col += SIDE) {
-            const float *line = sums + (kv * t->blocks + block) * area + (col / BLOCK * 4 + r / SIDE * 2 + col / SIDE % 2) * AREA + r % SIDE * SIDE;
+    size_t rows = remains(t->tokens, block * BLOCK), area = t->pad * BLOCK, others = t->kv_heads * t->blocks * area;
+    sums += (kv * t->blocks + block) * area;
+    x += block * BLOCK * t->lddkv + kv * t->head_dim;
+    for (size_t i = 0; i < t->pad / SIDE * 2; i++) { /* tiles of [16 keys][16 dimensions], two by two */
+        size_t row = i / 2 % 2 * SIDE, col = i / 4 * BLOCK + i % 2 * SIDE;
+        for (size_t r = row; r < row + SIDE && r < rows && col < t->head_dim; r++) {
+            const float *line = sums + i * AREA + (r - row) * SIDE;
+            float *to = x + r * t->lddkv + col;
             vf sum = vload(line);
             for (size_t split = 1; split < t->splits; split++)
-                sum = sum + vload(line + split * t->kv_heads * t->blocks * area);
-            _mm512_mask_storeu_ps(x + (block * BLOCK + r) * t->lddkv + kv * t->head_dim + col, some_lanes(t->head_dim - col),
-                                  sum * vset(factor));
+                sum = sum + vload(line + split * others);
+            __builtin_prefetch(to + t->head_dim, 1);
+            _mm512_mask_storeu_ps(to, some_lanes(t->head_dim - col), sum * vset(factor));
         }
+    }
 }
 
 /* Rows of dq of a block: the parts' shares in their order. */
@@ -393,7 +402,7 @@ static void finish_queries(const ql_tiles *t, size_t head, size_t block)
                 line[i] = (__m512i)(sum * vset(t->scale));
             }
             put_turned(line, t->dq + query * t->lddq + head * t->head_dim + col, t->lddq, remains(t->tokens, query),
-                       t->head_dim - col);
+                       t->head_dim - col, t->head_dim);
         }
 }
 

@@ -29,7 +29,9 @@ static inline size_t remains(size_t length, size_t at)
 static inline __m512 get(const source *s, size_t row, size_t col)
 {
     __mmask16 lanes = row < s->rows ? some_lanes(remains(s->cols, col)) : 0;
-    return _mm512_maskz_loadu_ps(lanes, s->x + row * s->ld + col) * _mm512_set1_ps(s->factor);
+    const float *x = s->x + row * s->ld + col;
+    _mm_prefetch((const char *)(x + s->cols), _MM_HINT_T0); /* the next head's: rows are too far apart to be foreseen */
+    return _mm512_maskz_loadu_ps(lanes, x) * _mm512_set1_ps(s->factor);
 }
 
 /* 32 numbers of a row. */
