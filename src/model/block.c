@@ -14,31 +14,78 @@ static const ql_dropout *dropout_of(const ql_block_call *call, ql_module module,
     return own;
 }
 
-static void linear(const ql_block_call *call, ql_module module, const float *x, ql_saved *saved, float *y)
+/* The linear layers that share x, from `first` on: their order is that of ql_module. */
+typedef struct linears {
+    ql_linear_use use[QL_LINEARS];
+    ql_dropout dropout[QL_LINEARS];
+    size_t count; /* of those that are there: fused ones hold others */
+} linears;
+
+enum { WITH_Q = 3, WITH_GATE = 2 };
+
+static void list_linears(linears *l, const ql_block_call *call, ql_module first, size_t count, ql_saved *saved)
 {
     const ql_model_config *c = &call->model->config;
-    ql_dropout own;
-    if (!ql_module_present(c, module)) /* another one holds it */
-        return;
-    ql_mark(call->workers, QL_PART_FORWARD);
-    ql_linear_forward(&call->model->blocks[call->index].linear[module], call->m, x, ql_module_inputs(c, module), y,
-                      ql_module_outputs(c, module), saved->h[module], dropout_of(call, module, &own), call->pass->work,
-                      call->workers);
+    l->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        ql_module module = first + (ql_module)i;
+        if (!ql_module_present(c, module))
+            continue;
+        l->use[l->count] = (ql_linear_use){
+            .layer = &call->model->blocks[call->index].linear[module],
+            .ldy = ql_module_outputs(c, module),
+            .h = saved->h[module],
+            .dropout = dropout_of(call, module, &l->dropout[i]),
+        };
+        l->count++;
+    }
+}
+
+/* y[i] is what module `first` + i gives. */
+static void linear(const ql_block_call *call, ql_module first, size_t count, const float *x, ql_saved *saved,
+                   float *const *y)
+{
+    const ql_model_config *c = &call->model->config;
+    linears l;
+    list_linears(&l, call, first, count, saved);
+    for (size_t i = 0; i < l.count; i++)
+        l.use[i].y = y[i];
+    ql_linears_forward(l.use, l.count, call->m, x, ql_module_inputs(c, first), call->pass->work, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
 }
 
-static void linear_backward(const ql_block_call *call, ql_module module, const float *x, const float *dy,
-                            ql_saved *saved, float *dx, bool add)
+static void linear_backward(const ql_block_call *call, ql_module first, size_t count, const float *x,
+                            const float *const *dy, ql_saved *saved, float *dx)
 {
     const ql_model_config *c = &call->model->config;
-    ql_dropout own;
-    if (!ql_module_present(c, module)) /* another one holds it */
-        return;
-    ql_mark(call->workers, QL_PART_BACKWARD);
-    ql_linear_backward(&call->model->blocks[call->index].linear[module], call->m, x, ql_module_inputs(c, module), dy,
-                       ql_module_outputs(c, module), saved->h[module], dx, ql_module_inputs(c, module), add,
-                       dropout_of(call, module, &own), call->pass->work, call->workers);
+    size_t inputs = ql_module_inputs(c, first);
+    linears l;
+    list_linears(&l, call, first, count, saved);
+    for (size_t i = 0; i < l.count; i++)
+        l.use[i].dy = dy[i];
+    ql_linears_backward(l.use, l.count, call->m, x, inputs, dx, inputs, false, call->pass->work, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
+}
+
+static void need_linears(const ql_block *block, ql_module first, size_t count, const ql_block_size *size,
+                         ql_scratch *need, size_t *work)
+{
+    const ql_linear *layer[QL_LINEARS];
+    size_t present = 0;
+    for (size_t i = 0; i < count; i++)
+        if (block->linear[first + i].base)
+            layer[present++] = &block->linear[first + i];
+    size_t floats = ql_linears_work(layer, present, size->tokens, size->dropout);
+    *need = ql_scratch_max(*need, ql_linears_scratch(layer, present, size->tokens, size->threads));
+    *work = *work > floats ? *work : floats;
+}
+
+void ql_block_needs(const ql_block *block, const ql_block_size *size, ql_scratch *need, size_t *work)
+{
+    need_linears(block, QL_Q, WITH_Q, size, need, work);
+    need_linears(block, QL_O, 1, size, need, work);
+    need_linears(block, QL_GATE, WITH_GATE, size, need, work);
+    need_linears(block, QL_DOWN, 1, size, need, work);
 }
 
 /* ---- norms and rope ---- */
@@ -163,9 +210,7 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
     block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow);
-    linear(call, QL_Q, call->pass->norm, saved, saved->q_raw);
-    linear(call, QL_K, call->pass->norm, saved, saved->k_raw);
-    linear(call, QL_V, call->pass->norm, saved, saved->v);
+    linear(call, QL_Q, WITH_Q, call->pass->norm, saved, (float *const[]){saved->q_raw, saved->k_raw, saved->v});
     turn_heads(call, block->q_norm, c->heads, ql_ldq(c), saved->q_raw, saved->rstd_q, saved->q);
     turn_heads(call, block->k_norm, c->kv_heads, ql_ldkv(c), saved->k_raw, saved->rstd_k, saved->k);
 }
@@ -195,14 +240,13 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
 {
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
-    linear(call, QL_O, saved->att, saved, c->out_norms ? saved->att_out : saved->mid);
+    linear(call, QL_O, 1, saved->att, saved, &(float *const){c->out_norms ? saved->att_out : saved->mid});
     if (c->out_norms)
         out_norm(call, block->att_out_norm, saved->att_out, saved->mid);
     block_norm(call, block->mlp_norm, saved->mid, saved->x, saved->mid_narrow);
-    linear(call, QL_GATE, call->pass->norm, saved, saved->gate);
-    linear(call, QL_UP, call->pass->norm, saved, saved->up);
+    linear(call, QL_GATE, WITH_GATE, call->pass->norm, saved, (float *const[]){saved->gate, saved->up});
     activate(call, saved);
-    linear(call, QL_DOWN, call->pass->act, saved, c->out_norms ? saved->mlp_out : out);
+    linear(call, QL_DOWN, 1, call->pass->act, saved, &(float *const){c->out_norms ? saved->mlp_out : out});
     if (c->out_norms)
         out_norm(call, block->mlp_out_norm, saved->mlp_out, out);
 }
@@ -227,12 +271,11 @@ static void mlp_backward(const ql_block_call *call, ql_saved *saved)
     const float *dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
     ql_glu_in in = glu_in(call, saved);
     ql_glu_forward(glu_of(call), call->m, f, &in, pass->act, f, NULL, call->workers);
-    linear_backward(call, QL_DOWN, pass->act, dout, saved, pass->dact, false);
+    linear_backward(call, QL_DOWN, 1, pass->act, &dout, saved, pass->dact);
     float *dgate = saved->gate, *dup = saved->up;
     ql_glu_backward(glu_of(call), call->m, f, &in, pass->dact, f, dgate, ld, dup, ld, call->workers);
     block_norm_again(call, block->mlp_norm, saved->mid, saved->mid_narrow);
-    linear_backward(call, QL_GATE, pass->norm, dgate, saved, pass->dnorm, false);
-    linear_backward(call, QL_UP, pass->norm, dup, saved, pass->dnorm, true);
+    linear_backward(call, QL_GATE, WITH_GATE, pass->norm, (const float *const[]){dgate, dup}, saved, pass->dnorm);
     block_norm_backward(call, block->mlp_norm, saved->mid, saved->mid_narrow);
 }
 
@@ -244,7 +287,7 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     size_t ldq = ql_ldq(c), ldkv = ql_ldkv(c), ldo = c->heads * c->head_dim;
     mlp_backward(call, saved);
     const float *dout = out_norm_backward(call, block->att_out_norm, saved->att_out);
-    linear_backward(call, QL_O, saved->att, dout, saved, pass->datt, false);
+    linear_backward(call, QL_O, 1, saved->att, &dout, saved, pass->datt);
     ql_attention_grads grads = {
         .q = saved->q,
         .k = saved->k,
@@ -269,9 +312,7 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     turn_heads_back(call, block->k_norm, c->kv_heads, ldkv, saved->k_raw, saved->rstd_k, pass->dk);
     block_norm_again(call, block->input_norm, saved->x, saved->x_narrow);
     float *dx = call->index > 0 ? pass->dnorm : NULL; /* nothing is trained below the first block */
-    linear_backward(call, QL_Q, pass->norm, pass->dq, saved, dx, false);
-    linear_backward(call, QL_K, pass->norm, pass->dk, saved, dx, true);
-    linear_backward(call, QL_V, pass->norm, pass->dv, saved, dx, true);
+    linear_backward(call, QL_Q, WITH_Q, pass->norm, (const float *const[]){pass->dq, pass->dk, pass->dv}, saved, dx);
     if (dx)
         block_norm_backward(call, block->input_norm, saved->x, saved->x_narrow);
 }

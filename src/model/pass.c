@@ -180,14 +180,9 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
     ql_scratch need = ql_attention_scratch(&attention, pass->capacity, pass->kind.backward);
     need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
     *work = 0;
-    for (size_t i = 0; i < model->config.layers * QL_MODULES; i++) {
-        const ql_linear *layer = &model->blocks[i / QL_MODULES].linear[i % QL_MODULES];
-        if (!layer->base)
-            continue;
-        need = ql_scratch_max(need, ql_linear_scratch(layer, pass->capacity, threads));
-        size_t floats = ql_linear_work(layer, pass->capacity, (float)model->lora.dropout);
-        *work = floats > *work ? floats : *work;
-    }
+    ql_block_size size = {pass->capacity, threads, (float)model->lora.dropout};
+    for (size_t i = 0; i < model->config.layers; i++)
+        ql_block_needs(&model->blocks[i], &size, &need, work);
     return need;
 }
 
