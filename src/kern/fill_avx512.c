@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kern/decode.h"
+#include "kern/turn_avx512.h"
 
 enum { WIDTH = 32, LANES = 16 };
 
@@ -11,20 +12,20 @@ typedef struct turned {
     __m512i word[4];
 } turned;
 
-static inline __m128i load_piece(const char *row, __mmask16 bytes)
+static inline __m128i load_piece(const char *row)
 {
-    return _mm_maskz_loadu_epi8(bytes, row);
+    return _mm_loadu_si128((const __m128i *)row);
 }
 
-/* rows[i]: where row i's 16 bytes start; only the bytes of the mask are read. */
-static inline turned turn(const char *const rows[LANES], size_t at, __mmask16 bytes)
+/* rows[i] + at: where row i's 16 bytes start. */
+static inline turned turn(const char *const rows[LANES], size_t at)
 {
     __m512i r[4];
     for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_castsi128_si512(load_piece(rows[i] + at, bytes));
-        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[4 + i] + at, bytes), 1);
-        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[8 + i] + at, bytes), 2);
-        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[12 + i] + at, bytes), 3);
+        r[i] = _mm512_castsi128_si512(load_piece(rows[i] + at));
+        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[4 + i] + at), 1);
+        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[8 + i] + at), 2);
+        r[i] = _mm512_inserti32x4(r[i], load_piece(rows[12 + i] + at), 3);
     }
     __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
     __m512i c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
@@ -60,7 +61,7 @@ void ql_scales_avx512(const ql_wview *w, const size_t rows[LANES], size_t first,
 static void block_4bit(const char *const rows[LANES], size_t at, __m512 table, __m512 low, __m512 high, float *panel)
 {
     for (size_t half = 0; half < 2; half++) {
-        turned t = turn(rows, at + half * 16, 0xffff);
+        turned t = turn(rows, at + half * 16);
         for (size_t j = 0; j < 4; j++) {
             float *out = panel + (half * 16 + j * 4) * WIDTH;
 #pragma GCC unroll 4
@@ -76,7 +77,7 @@ static void block_4bit(const char *const rows[LANES], size_t at, __m512 table, _
 static void block_int8(const char *const rows[LANES], size_t at, __m512 low, __m512 high, float *panel)
 {
     for (size_t j = 0; j < 16; j += 4) {
-        turned t = turn(rows, at + j * 4, 0xffff);
+        turned t = turn(rows, at + j * 4);
         __m512 scale = j < 8 ? low : high;
         for (size_t i = 0; i < 4; i++) {
             float *out = panel + (j + i) * 4 * WIDTH;
@@ -89,39 +90,38 @@ static void block_int8(const char *const rows[LANES], size_t at, __m512 low, __m
     }
 }
 
-/* Dense codes, `count` bytes (at most 16) of 16 rows. */
+/* 16 words of 16 rows from byte `at` on, of which `count` bytes are there, turned: a term or, in 16 bits, two. */
 static void piece_dense(ql_code code, const char *const rows[LANES], size_t at, size_t count, float *panel)
 {
-    turned t = turn(rows, at, (__mmask16)((1u << count) - 1));
-    size_t size = code == QL_CODE_F32 ? 4 : 2;
-    for (size_t j = 0; j * 4 < count; j++) {
-        __m512i word = t.word[j];
-        float *out = panel + j * 4 / size * WIDTH;
+    __m512i line[LANES];
+    for (size_t r = 0; r < LANES; r++)
+        line[r] = _mm512_maskz_loadu_epi8(count >= 64 ? ~0ull : (1ull << count) - 1, rows[r] + at);
+    turn16(line);
+    for (size_t i = 0; i < LANES && 4 * i < count; i++) {
         if (code == QL_CODE_F32) {
-            _mm512_store_ps(out, _mm512_castsi512_ps(word));
+            _mm512_store_ps(panel + i * WIDTH, _mm512_castsi512_ps(line[i]));
             continue;
         }
-        __m512i odd = _mm512_srli_epi32(word, 16);
-        __m512 first, second;
-        if (code == QL_CODE_BF16) {
-            first = _mm512_castsi512_ps(_mm512_slli_epi32(word, 16));
-            second = _mm512_castsi512_ps(_mm512_slli_epi32(odd, 16));
-        } else {
-            first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(word));
-            second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(odd));
-        }
-        _mm512_store_ps(out, first);
-        if (j * 4 + 2 < count)
-            _mm512_store_ps(out + WIDTH, second);
+        float *out = panel + 2 * i * WIDTH;
+        __m512i odd = _mm512_srli_epi32(line[i], 16);
+        bool bf16 = code == QL_CODE_BF16;
+        _mm512_store_ps(out, bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(line[i], 16))
+                                  : _mm512_cvtph_ps(_mm512_cvtepi32_epi16(line[i])));
+        if (4 * i + 2 < count)
+            _mm512_store_ps(out + WIDTH, bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(odd, 16))
+                                              : _mm512_cvtph_ps(_mm512_cvtepi32_epi16(odd)));
     }
 }
 
+/* The rows of the next panel are on their way meanwhile. */
 static void forward_dense(const ql_wview *w, const char *const rows[LANES], size_t from, size_t depth, float *panel)
 {
-    size_t size = w->format.code == QL_CODE_F32 ? 4 : 2;
-    for (size_t at = 0; at < depth * size; at += 16) {
+    size_t size = w->format.code == QL_CODE_F32 ? 4 : 2, next = WIDTH * w->row_bytes + from * size;
+    for (size_t at = 0; at < depth * size; at += 64) {
         size_t left = depth * size - at;
-        piece_dense(w->format.code, rows, from * size + at, left < 16 ? left : 16, panel + at / size * WIDTH);
+        for (size_t r = 0; r < LANES; r++)
+            _mm_prefetch(rows[r] + next + at, _MM_HINT_T0);
+        piece_dense(w->format.code, rows, from * size + at, left, panel + at / size * WIDTH);
     }
 }
 
@@ -136,8 +136,8 @@ static void forward_ggml(const ql_wview *w, const char *const rows[LANES], size_
             ql_ggml_values(w->format.code, rows[r], from + at, count, values[r]);
             decoded[r] = (const char *)values[r];
         }
-        for (size_t i = 0; i < count; i += 4)
-            piece_dense(QL_CODE_F32, decoded, 4 * i, 16, panel + (at + i) * WIDTH);
+        for (size_t i = 0; i < count; i += LANES)
+            piece_dense(QL_CODE_F32, decoded, 4 * i, 4 * (count - i), panel + (at + i) * WIDTH);
     }
 }
 
