@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const baseline *const all[] = {&baseline_sgemm, &baseline_haswell, &baseline_sbgemm, &baseline_onednn,
-                                      &baseline_onednn_s4};
+                                      &baseline_onednn_s4, &baseline_onnxruntime, &baseline_onnxruntime_bytes};
 
 void baselines_find(const libraries *where, const baseline *found[MOST])
 {

@@ -20,7 +20,8 @@ typedef struct baseline {
     void (*release)(void *self);
 } baseline;
 
-extern const baseline baseline_sgemm, baseline_haswell, baseline_sbgemm, baseline_onednn, baseline_onednn_s4;
+extern const baseline baseline_sgemm, baseline_haswell, baseline_sbgemm, baseline_onednn, baseline_onednn_s4,
+    baseline_onnxruntime, baseline_onnxruntime_bytes;
 
 /* Loads what there is and prints a line for each. `found` takes those that can be used, NULL at the end. */
 void baselines_find(const libraries *where, const baseline *found[MOST]);

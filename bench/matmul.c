@@ -30,8 +30,9 @@ static const char help[] =
     "  --cold           weights from memory: several copies in turn, more than a cache holds\n"
     "  --runs N         runs of each; median and quartiles are shown (default: 9)\n"
     "  --seconds S      least length of a run (default: 0.02)\n"
-    "  --no-baseline    leave out other libraries on the same weights: OpenBLAS, oneDNN\n"
-    "  --openblas FILE, --onednn FILE  where they are (default: as the system finds them)\n"
+    "  --no-baseline    leave out other libraries on the same weights: OpenBLAS, oneDNN, onnxruntime\n"
+    "  --openblas FILE, --onednn FILE, --onnxruntime FILE\n"
+    "                   where they are (default: as the system finds them)\n"
     "  --json FILE      also write one JSON object a line\n"
     "  --list           name kernels, processor features and roofs, then stop\n"
     "\n"
@@ -85,12 +86,12 @@ static void list_all(void)
 
 static void parse(options *o, int argc, char **argv)
 {
-    enum { BLAS = 256, ONEDNN, JSON, LIST, RUNS, SECONDS };
+    enum { BLAS = 256, ONEDNN, ORT, JSON, LIST, RUNS, SECONDS };
     static const struct option known[] = {
         {"op", 1, 0, 'o'}, {"format", 1, 0, 'f'}, {"group", 1, 0, 'g'}, {"plain-scales", 0, 0, 'p'},
         {"tier", 1, 0, 't'}, {"shape", 1, 0, 's'}, {"m", 1, 0, 'm'}, {"threads", 1, 0, 'n'}, {"cold", 0, 0, 'c'},
         {"runs", 1, 0, RUNS}, {"seconds", 1, 0, SECONDS}, {"no-baseline", 0, 0, 'b'},
-        {"openblas", 1, 0, BLAS}, {"onednn", 1, 0, ONEDNN}, {"json", 1, 0, JSON}, {"list", 0, 0, LIST}, {"help", 0, 0, 'h'}, {0}};
+        {"openblas", 1, 0, BLAS}, {"onednn", 1, 0, ONEDNN}, {"onnxruntime", 1, 0, ORT}, {"json", 1, 0, JSON}, {"list", 0, 0, LIST}, {"help", 0, 0, 'h'}, {0}};
     for (int c; (c = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
         switch (c) {
         case 'o': case 'f': case 't': add_names(o, c, optarg); break;
@@ -105,6 +106,7 @@ static void parse(options *o, int argc, char **argv)
         case SECONDS: o->seconds = atof(optarg); break;
         case BLAS: o->libraries.openblas = optarg; break;
         case ONEDNN: o->libraries.onednn = optarg; break;
+        case ORT: o->libraries.onnxruntime = optarg; break;
         case JSON:
             if (!(o->json = fopen(optarg, "w")))
                 refuse("cannot write", optarg);

@@ -28,7 +28,8 @@ static const char help[] =
     "  --budget S       seconds after which no row is begun (default: 280)\n"
     "  --runs N         runs of a row, at least 3 where it would take longer than 2 s (default: 5)\n"
     "  --no-baseline    no other libraries\n"
-    "  --openblas FILE, --onednn FILE  where they are (default: as the system finds them)\n"
+    "  --openblas FILE, --onednn FILE, --onnxruntime FILE\n"
+    "                   where they are (default: as the system finds them)\n"
     "  --json FILE      also write one JSON object a line\n";
 
 enum { FORWARD = 1, TRANSPOSED = 2 };
@@ -42,12 +43,12 @@ typedef struct part {
     const baseline *beside[6];
 } part;
 
-#define NARROW &baseline_onednn, &baseline_sbgemm, &baseline_onednn_s4
+#define FOUR_BITS &baseline_onednn_s4, &baseline_onnxruntime, &baseline_onnxruntime_bytes
 #define BOTH (FORWARD | TRANSPOSED)
 static const part parts[] = {
-    {"4 bits", "nf4", "amx", BOTH, false, {512, 128, 2048, 32}, {NARROW}},
+    {"4 bits", "nf4", "amx", BOTH, false, {512, 128, 2048, 32}, {&baseline_onednn, &baseline_sbgemm, FOUR_BITS}},
     {"4 bits, one token, from memory", "nf4", "amx", FORWARD, true, {1}, {&baseline_onednn}},
-    {"4 bits, one token, from cache", "nf4", "amx", FORWARD, false, {1}, {&baseline_onednn, &baseline_onednn_s4}},
+    {"4 bits, one token, from cache", "nf4", "amx", FORWARD, false, {1}, {&baseline_onednn, FOUR_BITS}},
     {"8 bits", "int8", "amx", BOTH, false, {512, 128, 2048}, {NULL}},
     {"4 bits", "nf4", "avx512", BOTH, false, {512, 128}, {&baseline_sgemm}},
     {"4 bits", "nf4", "avx2", BOTH, false, {512, 128}, {&baseline_haswell}},
@@ -250,7 +251,7 @@ static void parse(report *r, int argc, char **argv)
 {
     static const struct option known[] = {
         {"shape", 1, 0, 's'}, {"threads", 1, 0, 'n'}, {"part", 1, 0, 'p'}, {"budget", 1, 0, 'S'}, {"runs", 1, 0, 'N'},
-        {"no-baseline", 0, 0, 'b'}, {"openblas", 1, 0, 'B'}, {"onednn", 1, 0, 'D'}, {"json", 1, 0, 'j'},
+        {"no-baseline", 0, 0, 'b'}, {"openblas", 1, 0, 'B'}, {"onednn", 1, 0, 'D'}, {"onnxruntime", 1, 0, 'O'}, {"json", 1, 0, 'j'},
         {"help", 0, 0, 'h'}, {0}};
     options *o = &r->o;
     size_t numbers[MOST], count = 0;
@@ -264,6 +265,7 @@ static void parse(report *r, int argc, char **argv)
         case 'b': o->baseline = false; break;
         case 'B': o->libraries.openblas = optarg; break;
         case 'D': o->libraries.onednn = optarg; break;
+        case 'O': o->libraries.onnxruntime = optarg; break;
         case 'j':
             if (!(o->json = fopen(optarg, "w")))
                 refuse("cannot write", optarg);

@@ -66,7 +66,7 @@ run("step", "--seq", "0", status=2)
 run("nonsense", status=2)
 assert "kernels" in run("matmul", "--list")
 
-ABSENT = ["--openblas", "/nowhere.so", "--onednn", "/nowhere.so"]
+ABSENT = ["--openblas", "/nowhere.so", "--onednn", "/nowhere.so", "--onnxruntime", "/nowhere.so"]
 
 
 def rows(*options):
@@ -78,7 +78,7 @@ def rows(*options):
 
 text, found = rows("matmul", "--shape", "96x64", "--m", "1,20", "--threads", "1,2", "--runs", "2", "--seconds", "1e-4",
                    "--tier", "portable")
-assert text.count("not found") == 5, text
+assert text.count("not found") == 7, text
 assert {(r["op"], r["m"], r["threads"]) for r in found} == {
     (op, m, threads) for op in ("forward", "transposed") for m in (1, 20) for threads in (1, 2)}
 for r in found:
