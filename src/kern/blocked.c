@@ -5,6 +5,7 @@
 /* Tokens of a rectangle: with 256 terms their packed x stays in a second-level cache of 1 MB beside
  * the rectangle of the result. */
 enum { MOST_ROWS = 560, MOST_COLS = 512 };
+enum { PACKED_AT_ONCE = 4 /* micro-tiles: x is packed in many pieces, so that no thread waits long for the last */ };
 
 static size_t pieces(size_t length, size_t piece)
 {
@@ -34,6 +35,12 @@ static split split_rows(const ql_blocked *b, size_t rows)
     return (split){count, rows / count, rows % count};
 }
 
+/* Pieces of a panel of a rectangle's packed x. */
+static size_t packs_down(const ql_blocked *b, size_t rows)
+{
+    return pieces(pieces(rows, b->tokens), PACKED_AT_ONCE);
+}
+
 ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads)
 {
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
@@ -52,7 +59,7 @@ ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads
 ql_plan ql_blocked_rows(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t rows)
 {
     plan.rows = rows;
-    plan.packs = pieces(p->m, rows ? rows : 1) * pieces(ql_product_inputs(p), b->depth);
+    plan.packs = pieces(p->m, rows ? rows : 1) * pieces(ql_product_inputs(p), b->depth) * packs_down(b, rows);
     return plan;
 }
 
@@ -97,16 +104,22 @@ static void pack_micro(const float *x, size_t ldx, size_t depth, size_t tokens, 
 
 void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, size_t index)
 {
-    size_t inputs = ql_product_inputs(p), panels = pieces(inputs, b->depth);
-    size_t row = index / panels * plan.rows, from = index % panels * b->depth;
-    size_t rows = least(plan.rows, p->m - row), depth = least(b->depth, inputs - from);
+    size_t inputs = ql_product_inputs(p), panels = pieces(inputs, b->depth), down = packs_down(b, plan.rows);
+    size_t first = index % down * PACKED_AT_ONCE, from = index / down % panels * b->depth;
+    size_t row = index / down / panels * plan.rows, rows = least(plan.rows, p->m - row);
+    size_t depth = least(b->depth, inputs - from);
     float *out = (float *)p->packed + row * lines(b, inputs) + rows * lines(b, from);
     split s = split_rows(b, rows);
-    for (size_t i = 0; i < s.count; i++) {
+    if (first >= s.count) /* the last rectangle has fewer rows */
+        return;
+    size_t before = first * s.small + least(first, s.larger);
+    const float *x = p->x + (row + before) * p->ldx + from;
+    out += before * lines(b, depth);
+    for (size_t i = first; i < least(first + PACKED_AT_ONCE, s.count); i++) {
         size_t tokens = s.small + (i < s.larger);
-        (b->pack ? b->pack : pack_micro)(p->x + row * p->ldx + from, p->ldx, depth, tokens, out);
+        (b->pack ? b->pack : pack_micro)(x, p->ldx, depth, tokens, out);
         out += tokens * lines(b, depth);
-        row += tokens;
+        x += tokens * p->ldx;
     }
 }
 
