@@ -2,24 +2,13 @@
 #include <math.h>
 #include <stdbool.h>
 
-#include "model/ops_attention_pack.h"
+#include "model/ops_attention_ends.h"
 #include "model/ops_tier.h"
 #include "model/ops_vec.h"
 
 enum { CHUNK = 8 /* blocks of keys that forward takes at once */, KEYS = 2, QUERIES = 4 /* blocks of a step backward */ };
 
 static const float NOTHING = -1e30f; /* the maximum of no scores; infinity less infinity would be NaN */
-
-/* Block `block` of a head's packed array. */
-static inline uint16_t *at(uint16_t *packed, const ql_tiles *t, size_t head, size_t block)
-{
-    return packed + (head * t->blocks + block) * t->pad * BLOCK;
-}
-
-static inline source rows_of(const ql_tiles *t, const float *x, size_t ld, size_t head, size_t row, size_t rows, float factor)
-{
-    return (source){x + row * ld + head * t->head_dim, ld, remains(rows, row), t->head_dim, factor};
-}
 
 /* ---- forward: 32 queries of a head ---- */
 
@@ -30,16 +19,6 @@ typedef struct forward_state {
     float out[WIDEST / BLOCK][4][AREA];  /* transposed: [16 dimensions, below 16 more][half of the queries] */
     float max[2][SIDE], sum[2][SIDE];    /* the maximum rounded up: changing it costs no rounding */
 } forward_state;
-
-static void pack_keys(const ql_tiles *t, size_t block)
-{
-    for (size_t kv = 0; kv < t->kv_heads; kv++) {
-        source k = rows_of(t, t->k, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        source v = rows_of(t, t->v, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        pack_rows(&k, t->pad, at(t->k_rows, t, kv, block));
-        pack_turned_pairs(&v, t->pad, at(t->v_turned_pairs, t, kv, block));
-    }
-}
 
 /* Minus infinity where queries from position `query` on do not see a key of the block at `key`. */
 static void hide(const ql_tiles *t, float s[BLOCK][SIDE], size_t key, size_t query)
@@ -109,18 +88,6 @@ static void values(const ql_tiles *t, forward_state *f, size_t kv, size_t first,
     }
 }
 
-/* A tile of [16 dimensions][16 rows of x], turned, to the rows that are there; what comes `next` floats further will be
- * written soon. */
-static inline void put_turned(__m512i line[SIDE], float *x, size_t ld, size_t rows, size_t cols, size_t next)
-{
-    turn16(line);
-#pragma GCC unroll 16
-    for (size_t i = 0; i < SIDE; i++) {
-        __builtin_prefetch(x + i * ld + next, 1);
-        _mm512_mask_storeu_ps(x + i * ld, i < rows ? some_lanes(cols) : 0, (__m512)line[i]);
-    }
-}
-
 static void put_out(const ql_tiles *t, const forward_state *f, size_t head, size_t row)
 {
     const float ln2 = 0x1.62e43p-1f;
@@ -167,58 +134,10 @@ static void forward(const ql_tiles *t, size_t head, size_t block, void *scratch)
 
 /* ---- backward ---- */
 
-/* delta and exponents of a block of queries, in lane_order. */
-static void pack_queries(const ql_tiles *t, size_t head, size_t block)
-{
-    size_t row = block * BLOCK, lanes = (head * t->blocks + block) * BLOCK;
-    source o = rows_of(t, t->o, t->ldo, head, row, t->tokens, 1), d = rows_of(t, t->dout, t->lddo, head, row, t->tokens, 1);
-    for (size_t half = 0; half < BLOCK; half += SIDE) {
-        __m512i line[SIDE];
-#pragma GCC unroll 16
-        for (size_t i = 0; i < SIDE; i++) {
-            vf sum = vset(0);
-            for (size_t col = 0; col < t->head_dim; col += SIDE) { /* dout as the tiles see it, so that its rounding cancels */
-                __m256i rounded = (__m256i)_mm512_cvtneps_pbh(get(&d, lane_order[half + i], col));
-                vf x = (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16);
-                sum = vfma(get(&o, lane_order[half + i], col), x, sum);
-            }
-            line[i] = (__m512i)sum;
-        }
-        turn16(line);
-        vf sum = vset(0);
-#pragma GCC unroll 16
-        for (size_t i = 0; i < SIDE; i++)
-            sum = sum + (vf)line[i];
-        vstore(t->delta + lanes + half, sum);
-    }
-    for (size_t i = 0; i < BLOCK; i++) { /* what is not there weighs nothing */
-        size_t token = row + lane_order[i];
-        t->exponent[lanes + i] = token < t->tokens ? t->lse[head * t->tokens + token] * 0x1.715476p+0f : INFINITY;
-    }
-}
-
-static void pack(const ql_tiles *t, size_t block)
-{
-    for (size_t kv = 0; kv < t->kv_heads; kv++) {
-        source k = rows_of(t, t->k, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        source v = rows_of(t, t->v, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        pack_rows(&k, t->pad, at(t->k_rows, t, kv, block));
-        pack_turned_pairs(&k, t->pad, at(t->k_turned_pairs, t, kv, block));
-        pack_rows(&v, t->pad, at(t->v_rows, t, kv, block));
-    }
-    for (size_t head = 0; head < t->heads; head++) {
-        source q = rows_of(t, t->q, t->ldq, head, block * BLOCK, t->tokens, t->fold);
-        source d = rows_of(t, t->dout, t->lddo, head, block * BLOCK, t->tokens, 1);
-        pack_turned(&q, t->pad, lane_order, at(t->q_turned, t, head, block));
-        pack_pairs(&q, t->pad, lane_order, at(t->q_pairs, t, head, block));
-        pack_turned(&d, t->pad, lane_order, at(t->dout_turned, t, head, block));
-        pack_pairs(&d, t->pad, lane_order, at(t->dout_pairs, t, head, block));
-        pack_queries(t, head, block);
-    }
-}
-
 typedef struct backward_state {
-    _Alignas(64) float s[2][2][SIDE][SIDE], ds[2][2][SIDE][SIDE]; /* [half of the keys][half of the queries] */
+    _Alignas(64) struct {
+        float s[2][2][SIDE][SIDE], ds[2][2][SIDE][SIDE]; /* [half of the keys][half of the queries] */
+    } block[2]; /* one at work, while the products of the next go on */
     uint16_t weight[KEYS][2][QUERIES][TILE];  /* [keys][half of them][queries]: from the left, over queries */
     uint16_t grad[KEYS][2][QUERIES][TILE];    /* of the scores, so */
     uint16_t grad_pairs[KEYS][QUERIES][2][TILE]; /* and from the right, over keys; [half of the queries] */
@@ -232,8 +151,8 @@ typedef struct cell {
 } cell;
 
 /* s and ds, the weights' gradient, become the weights and the scores' gradient. */
-static inline __attribute__((always_inline)) void softmax_gradient(const ql_tiles *t, backward_state *b, const cell *c,
-                                                                   bool border, bool capped)
+static inline __attribute__((always_inline)) void bend(const ql_tiles *t, float s[2][2][SIDE][SIDE], float ds[2][2][SIDE][SIDE],
+                                                       const cell *c, bool border, bool capped)
 {
     const float *exponents = t->exponent + (c->head * t->blocks + c->query) * BLOCK;
     const float *deltas = t->delta + (c->head * t->blocks + c->query) * BLOCK;
@@ -253,20 +172,20 @@ static inline __attribute__((always_inline)) void softmax_gradient(const ql_tile
             vf e[2], g[2];
 #pragma GCC unroll 2
             for (size_t half = 0; half < 2; half++) {
-                vf s = vload(b->s[key / SIDE][half][key % SIDE]), slope = vset(1);
+                vf x = vload(s[key / SIDE][half][key % SIDE]), slope = vset(1);
                 if (capped) {
-                    vf bent = vtanh(s);
-                    s = vset(t->cap) * bent;
+                    vf bent = vtanh(x);
+                    x = vset(t->cap) * bent;
                     slope = vset(1) - bent * bent;
                 }
                 if (border) {
                     __m512i position = _mm512_set1_epi32((int)(c->key * BLOCK + key));
                     __mmask16 seen = _mm512_cmple_epi32_mask(position, own[half]) &
                                      _mm512_cmpge_epi32_mask(position, from[half]);
-                    s = _mm512_mask_mov_ps(vset(-INFINITY), seen, s);
+                    x = _mm512_mask_mov_ps(vset(-INFINITY), seen, x);
                 }
-                e[half] = exp2_cheap(s - exponent[half]);
-                g[half] = e[half] * (vload(b->ds[key / SIDE][half][key % SIDE]) - delta[half]);
+                e[half] = exp2_cheap(x - exponent[half]);
+                g[half] = e[half] * (vload(ds[key / SIDE][half][key % SIDE]) - delta[half]);
                 if (capped)
                     g[half] = g[half] * slope;
             }
@@ -280,20 +199,24 @@ static inline __attribute__((always_inline)) void softmax_gradient(const ql_tile
     }
 }
 
-static void work_cell(const ql_tiles *t, backward_state *b, const cell *c)
+static void softmax_gradient(const ql_tiles *t, backward_state *b, size_t at_work, const cell *c)
+{
+    bool border = c->key == c->query || c->key * BLOCK < (size_t)t->from[c->query * BLOCK + BLOCK - 1];
+    if (t->cap > 0)
+        bend(t, b->block[at_work].s, b->block[at_work].ds, c, true, true);
+    else if (border)
+        bend(t, b->block[at_work].s, b->block[at_work].ds, c, true, false);
+    else
+        bend(t, b->block[at_work].s, b->block[at_work].ds, c, false, false);
+}
+
+static void cell_products(const ql_tiles *t, backward_state *b, size_t at_work, const cell *c)
 {
     size_t steps = t->pad / BLOCK, half = steps * TILE;
     const uint16_t *k = at(t->k_rows, t, c->kv, c->key), *v = at(t->v_rows, t, c->kv, c->key);
     const uint16_t *q = at(t->q_turned, t, c->head, c->query), *d = at(t->dout_turned, t, c->head, c->query);
-    multiply((side){k, k + half, TILE}, (side){q, q + half, TILE}, steps, false, b->s[0][0][0], AREA, 2 * AREA);
-    multiply((side){v, v + half, TILE}, (side){d, d + half, TILE}, steps, false, b->ds[0][0][0], AREA, 2 * AREA);
-    bool border = c->key == c->query || c->key * BLOCK < (size_t)t->from[c->query * BLOCK + BLOCK - 1];
-    if (t->cap > 0)
-        softmax_gradient(t, b, c, true, true);
-    else if (border)
-        softmax_gradient(t, b, c, true, false);
-    else
-        softmax_gradient(t, b, c, false, false);
+    multiply((side){k, k + half, TILE}, (side){q, q + half, TILE}, steps, false, b->block[at_work].s[0][0][0], AREA, 2 * AREA);
+    multiply((side){v, v + half, TILE}, (side){d, d + half, TILE}, steps, false, b->block[at_work].ds[0][0][0], AREA, 2 * AREA);
 }
 
 /* sums[32 keys][pad] (+)= left[32 keys][steps blocks of queries] times those blocks' pairs. */
@@ -317,30 +240,56 @@ typedef struct backward_task {
     const ql_tiles_part *part;
 } backward_task;
 
-/* The keys of blocks [key, key_end) and the queries of [query, query_end), as far as they see each other. */
-static void step(const ql_tiles *t, backward_state *b, const backward_task *task, size_t key, size_t key_end, size_t query,
-                 size_t query_end)
+/* The blocks of keys [key, key_end) and of queries [query, query_end). */
+typedef struct extent {
+    size_t key, key_end, query, query_end;
+} extent;
+
+/* The blocks of queries of `e` that see the keys' block `key`: from *first to before the result. */
+static size_t seeing(const ql_tiles *t, const extent *e, size_t key, size_t *first)
 {
-    size_t area = t->pad * BLOCK;
-    for (size_t kb = key; kb < key_end; kb++) {
-        size_t first = query > kb ? query : kb, end = query_end < t->last[kb] + 1 ? query_end : t->last[kb] + 1, j = kb - key;
-        if (first >= end)
-            continue;
-        for (size_t qb = first; qb < end; qb++) {
-            size_t i = qb - query;
-            work_cell(t, b, &(cell){task->head, task->kv, kb, qb, b->weight[j][0][i], b->grad[j][0][i], b->grad_pairs[j][i][0]});
+    *first = e->query > key ? e->query : key;
+    return e->query_end < t->last[key] + 1 ? e->query_end : t->last[key] + 1;
+}
+
+/* Weights and gradients of the scores, wherever keys and queries see each other. */
+static void work(const ql_tiles *t, backward_state *b, const backward_task *task, const extent *e)
+{
+    cell cells[KEYS * QUERIES];
+    size_t count = 0;
+    for (size_t key = e->key, query; key < e->key_end; key++)
+        for (size_t end = seeing(t, e, key, &query); query < end; query++) {
+            size_t i = key - e->key, j = query - e->query;
+            cells[count++] = (cell){task->head, task->kv, key, query, b->weight[i][0][j], b->grad[i][0][j], b->grad_pairs[i][j][0]};
         }
-        size_t sums = ((task->split * t->kv_heads + task->kv) * t->blocks + kb) * area, i = first - query;
-        bool add = task->head > task->first_head || first > kb;
-        sum_queries(t, b->weight[j][0][i], at(t->dout_pairs, t, task->head, first), end - first, add, t->dv_sums + sums);
-        sum_queries(t, b->grad[j][0][i], at(t->q_pairs, t, task->head, first), end - first, add, t->dk_sums + sums);
+    cell_products(t, b, 0, &cells[0]);
+    for (size_t i = 0; i < count; i++) {
+        if (i + 1 < count)
+            cell_products(t, b, (i + 1) % 2, &cells[i + 1]);
+        softmax_gradient(t, b, i % 2, &cells[i]);
     }
-    for (size_t qb = query; qb < query_end; qb++) {
-        size_t from = (size_t)t->from[qb * BLOCK] / BLOCK, first = from > key ? from : key, end = qb + 1 < key_end ? qb + 1 : key_end;
+}
+
+static void step(const ql_tiles *t, backward_state *b, const backward_task *task, const extent *e)
+{
+    size_t area = t->pad * BLOCK, first;
+    work(t, b, task, e);
+    for (size_t key = e->key; key < e->key_end; key++) {
+        size_t end = seeing(t, e, key, &first), i = key - e->key, j = first - e->query;
         if (first >= end)
             continue;
-        size_t share = task->part->share * t->heads + task->head * task->part->queries + qb - task->part->first;
-        sum_keys(t, at(t->k_turned_pairs, t, task->kv, first), b->grad_pairs[first - key][qb - query][0], end - first,
+        size_t sums = ((task->split * t->kv_heads + task->kv) * t->blocks + key) * area;
+        bool more = task->head > task->first_head || first > key;
+        sum_queries(t, b->weight[i][0][j], at(t->dout_pairs, t, task->head, first), end - first, more, t->dv_sums + sums);
+        sum_queries(t, b->grad[i][0][j], at(t->q_pairs, t, task->head, first), end - first, more, t->dk_sums + sums);
+    }
+    for (size_t query = e->query; query < e->query_end; query++) {
+        size_t from = (size_t)t->from[query * BLOCK] / BLOCK, end = query + 1 < e->key_end ? query + 1 : e->key_end;
+        first = from > e->key ? from : e->key;
+        if (first >= end)
+            continue;
+        size_t share = task->part->share * t->heads + task->head * task->part->queries + query - task->part->first;
+        sum_keys(t, at(t->k_turned_pairs, t, task->kv, first), b->grad_pairs[first - e->key][query - e->query][0], end - first,
                  first > task->part->first && first > from, t->dq_shares + share * area);
     }
 }
@@ -353,67 +302,12 @@ static void backward(const ql_tiles *t, size_t kv, size_t split, size_t part, vo
     for (size_t head = first; head < end; head++)
         for (size_t key = p->first; key < p->end; key += KEYS) {
             size_t key_end = key + KEYS < p->end ? key + KEYS : p->end, query_end = t->last[key_end - 1] + 1;
-            for (size_t query = key; query < query_end; query += QUERIES)
-                step(t, scratch, &(backward_task){head, kv, split, first, p}, key, key_end, query,
-                     query + QUERIES < query_end ? query + QUERIES : query_end);
+            for (size_t query = key; query < query_end; query += QUERIES) {
+                extent e = {key, key_end, query, query + QUERIES < query_end ? query + QUERIES : query_end};
+                step(t, scratch, &(backward_task){head, kv, split, first, p}, &e);
+            }
         }
     tiles_end();
-}
-
-/* Rows of dk or dv of a block. */
-static void finish_keys(const ql_tiles *t, const float *sums, size_t kv, size_t block, float factor, float *x)
-{
-    size_t rows = remains(t->tokens, block * BLOCK), area = t->pad * BLOCK, others = t->kv_heads * t->blocks * area;
-    sums += (kv * t->blocks + block) * area;
-    x += block * BLOCK * t->lddkv + kv * t->head_dim;
-    for (size_t i = 0; i < t->pad / SIDE * 2; i++) { /* tiles of [16 keys][16 dimensions], two by two */
-        size_t row = i / 2 % 2 * SIDE, col = i / 4 * BLOCK + i % 2 * SIDE;
-        for (size_t r = row; r < row + SIDE && r < rows && col < t->head_dim; r++) {
-            const float *line = sums + i * AREA + (r - row) * SIDE;
-            float *to = x + r * t->lddkv + col;
-            vf sum = vload(line);
-            for (size_t split = 1; split < t->splits; split++)
-                sum = sum + vload(line + split * others);
-            __builtin_prefetch(to + t->head_dim, 1);
-            _mm512_mask_storeu_ps(to, some_lanes(t->head_dim - col), sum * vset(factor));
-        }
-    }
-}
-
-/* Rows of dq of a block: the parts' shares in their order. */
-static void finish_queries(const ql_tiles *t, size_t head, size_t block)
-{
-    const float *share[QL_TILES_PARTS];
-    size_t shares = 0;
-    for (size_t i = 0; i < t->parts; i++) {
-        const ql_tiles_part *p = &t->part[i];
-        if (p->first <= block && block < p->first + p->queries)
-            share[shares++] = t->dq_shares + (p->share * t->heads + head * p->queries + block - p->first) * t->pad * BLOCK;
-    }
-    for (size_t col = 0; col < t->head_dim; col += SIDE)
-        for (size_t half = 0; half < 2; half++) {
-            size_t tile = (col / SIDE * 2 + half) * AREA, query = block * BLOCK + half * SIDE;
-            __m512i line[SIDE];
-#pragma GCC unroll 16
-            for (size_t i = 0; i < SIDE; i++) {
-                vf sum = vload(share[0] + tile + i * SIDE);
-                for (size_t j = 1; j < shares; j++)
-                    sum = sum + vload(share[j] + tile + i * SIDE);
-                line[i] = (__m512i)(sum * vset(t->scale));
-            }
-            put_turned(line, t->dq + query * t->lddq + head * t->head_dim + col, t->lddq, remains(t->tokens, query),
-                       t->head_dim - col, t->head_dim);
-        }
-}
-
-static void finish(const ql_tiles *t, size_t block)
-{
-    for (size_t kv = 0; kv < t->kv_heads; kv++) {
-        finish_keys(t, t->dk_sums, kv, block, t->scale / t->fold, t->dk);
-        finish_keys(t, t->dv_sums, kv, block, 1, t->dv);
-    }
-    for (size_t head = 0; head < t->heads; head++)
-        finish_queries(t, head, block);
 }
 
 const ql_tiles_kernels QL_TIER_NAME(ql_tiles) = {
