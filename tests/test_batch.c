@@ -5,55 +5,11 @@
 
 #include "base/cpu.h"
 #include "base/workers.h"
+#include "chain_case.h"
 #include "kern/kernels.h"
 #include "matmul_case.h"
 #include "quant/matmul.h"
 #include "support.h"
-
-/* ---- a kernel that chains and packs alike, over the scalar one ---- */
-
-static ql_plan copy_plan(const ql_product *p, size_t threads)
-{
-    size_t products = 0;
-    (void)threads;
-    for (const ql_product *q = p; q; q = q->next)
-        products++;
-    return (ql_plan){.rows = 16 * products, .cols = 32, .packed = p->m * ql_product_inputs(p) * sizeof(float),
-                     .packs = p->m, .scratch = products * sizeof(float)};
-}
-
-static size_t copy_packed(const ql_product *p)
-{
-    return copy_plan(p, 1).packed;
-}
-
-static int packed_tokens;
-
-static void copy_pack(const ql_product *p, ql_plan plan, size_t token)
-{
-    size_t inputs = ql_product_inputs(p);
-    (void)plan;
-#pragma omp atomic
-    packed_tokens++;
-    memcpy((float *)p->packed + token * inputs, p->x + token * p->ldx, inputs * sizeof(float));
-}
-
-static void copy_tile(const ql_product *p, ql_tile t, void *scratch)
-{
-    float *sums = scratch;
-    for (const ql_product *q = p; q; q = q->next) {
-        ql_product own = *q;
-        own.x = q->packed, own.ldx = ql_product_inputs(q);
-        own.y = p->y, own.ldy = p->ldy, own.add = q != p || p->add;
-        ql_way_tile(ql_matmul_scalar.ways, &own, t, NULL);
-        *sums++ = 0; /* as much scratch as was planned */
-    }
-}
-
-static const ql_way copy_way = {.fits = ql_takes_everything, .packed = copy_packed, .plan = copy_plan,
-                                .pack = copy_pack, .tile = copy_tile, .chains = true, .packs_alike = true};
-static const ql_matmul_kernel copying = {
-    .name = "chaining scalar", .accepts = ql_accepts_everything, .ways = &copy_way, .way_count = 1};
 
 enum { MORE = 2 };
 
@@ -63,7 +19,7 @@ static const ql_matmul_kernel *kernel_at(size_t index)
     if (index < ql_matmul_kernel_count)
         return ql_matmul_kernels[index];
     if (index == ql_matmul_kernel_count)
-        return &copying;
+        return &chain_case_kernel;
 #ifdef __x86_64__
     return &ql_matmul_amx_emulated;
 #else
@@ -275,20 +231,20 @@ START_TEST(x_is_packed_once)
 {
     ql_rng rng = {.seed = 33};
     work w;
-    work_make(&w, setup_of(&copying, &copying, 40, 4), &rng);
+    work_make(&w, setup_of(&chain_case_kernel, &chain_case_kernel, 40, 4), &rng);
     ql_workers *workers;
     ck_assert_int_eq(ql_workers_create(&workers, 2, NULL), QL_OK);
     ql_packs planned = {0}, packs = {0};
     ql_batch_scratch(w.chain, 1, &planned, 2);
     size_t first = planned.bytes;
     ck_assert_int_eq(ql_workers_reserve(workers, ql_batch_scratch(w.chain, CHAINS, &planned, 2), NULL), QL_OK);
-    packed_tokens = 0;
+    chain_case_packed = 0;
     ql_batch_run(w.chain, 1, &packs, workers);
     ck_assert_uint_eq(packs.bytes, first);
-    ck_assert_int_eq(packed_tokens, 2 * 40);
+    ck_assert_int_eq(chain_case_packed, 2 * 40);
     ql_batch_run(w.chain, CHAINS, &packs, workers);
     ck_assert_uint_eq(packs.bytes, planned.bytes);
-    ck_assert_int_eq(packed_tokens, 4 * 40);
+    ck_assert_int_eq(chain_case_packed, 4 * 40);
     ql_workers_destroy(workers);
     work_free(&w);
 }

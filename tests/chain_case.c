@@ -1,0 +1,45 @@
+#include "chain_case.h"
+
+#include "kern/kernels.h"
+
+static ql_plan copy_plan(const ql_product *p, size_t threads)
+{
+    size_t products = 0;
+    (void)threads;
+    for (const ql_product *q = p; q; q = q->next)
+        products++;
+    return (ql_plan){.rows = 16 * products, .cols = 32, .packed = p->m * ql_product_inputs(p) * sizeof(float),
+                     .packs = p->m, .scratch = products * sizeof(float)};
+}
+
+static size_t copy_packed(const ql_product *p)
+{
+    return copy_plan(p, 1).packed;
+}
+
+atomic_int chain_case_packed;
+
+static void copy_pack(const ql_product *p, ql_plan plan, size_t token)
+{
+    size_t inputs = ql_product_inputs(p);
+    (void)plan;
+    chain_case_packed++;
+    memcpy((float *)p->packed + token * inputs, p->x + token * p->ldx, inputs * sizeof(float));
+}
+
+static void copy_tile(const ql_product *p, ql_tile t, void *scratch)
+{
+    float *sums = scratch;
+    for (const ql_product *q = p; q; q = q->next) {
+        ql_product own = *q;
+        own.x = q->packed, own.ldx = ql_product_inputs(q);
+        own.y = p->y, own.ldy = p->ldy, own.add = q != p || p->add;
+        ql_way_tile(ql_matmul_scalar.ways, &own, t, NULL);
+        *sums++ = 0; /* as much scratch as was planned */
+    }
+}
+
+static const ql_way copy_way = {.fits = ql_takes_everything, .packed = copy_packed, .plan = copy_plan,
+                                .pack = copy_pack, .tile = copy_tile, .chains = true, .packs_alike = true};
+const ql_matmul_kernel chain_case_kernel = {.name = "chaining scalar", .accepts = ql_accepts_everything,
+                                            .ways = &copy_way, .way_count = 1, .bf16_inputs = true};
