@@ -119,13 +119,11 @@ static void soften(const chunk *c, size_t row, size_t count, float *logits, floa
         *target = 0;
 }
 
-static void soften_rows(const void *self, size_t part, ql_tile t, float *y, size_t ldy)
+static void soften_row(const void *self, size_t part, size_t row, size_t first, size_t count, float *y)
 {
     const chunk *c = self;
-    for (size_t row = t.row; row < t.row + t.rows; row++, y += ldy) {
-        size_t at = target_of(c, row) - t.col; /* wraps below */
-        soften(c, row, t.cols, y, at < t.cols ? y + at : NULL, &c->others[part * c->rows + row]);
-    }
+    size_t at = target_of(c, row) - first; /* wraps below */
+    soften(c, row, count, y, at < count ? y + at : NULL, &c->others[part * c->rows + row]);
 }
 
 /* log(others + exp(own)) - own: near 0 by what the others are, which is little. */
@@ -175,7 +173,7 @@ static bool any_far(const chunk *c)
 static void run_chunk(chunk *c, ql_loss_sum *out)
 {
     const ql_loss *loss = c->loss;
-    ql_sweep sweep = {loss->head, c->rows, c->x, c->hidden, soften_rows, c, loss->dx ? c->dx : NULL};
+    ql_sweep sweep = {loss->head, c->rows, c->x, c->hidden, soften_row, c, loss->dx ? c->dx : NULL};
     ql_parallel(c->workers, c->rows, gather_row, c);
     do {
         ql_parallel(c->workers, c->rows, begin_row, c);

@@ -382,6 +382,18 @@ static inline void vput_narrow(uint16_t *p, vf x, size_t left)
     memcpy(p, part, left * sizeof *p);
 }
 
+#if defined(__AVX512F__)
+/* Halves are added up, as below. */
+static inline float vsum(vf x)
+{
+    return _mm512_reduce_add_ps(x);
+}
+
+static inline float vhighest(vf x)
+{
+    return _mm512_reduce_max_ps(x);
+}
+#else
 static inline float vsum(vf x)
 {
     float lane[VN];
@@ -400,6 +412,7 @@ static inline float vhighest(vf x)
         lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
     return lane[0];
 }
+#endif
 
 /* exp(x) within 2 ulp (tests/test_ops_rows.c sweeps the range); 0 from -105 down, infinity from 89 up,
  * NaN of NaN. x = n ln 2 + r, |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 q(r) with q the minimax

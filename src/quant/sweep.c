@@ -121,18 +121,37 @@ static void pack_piece(void *ctx, size_t index, size_t worker)
     ql_way_pack(j->way, &j->first, j->plan, index);
 }
 
-static void multiply_there(const job *j, size_t part, const ql_wview *block, size_t row, const desk *d)
+/* Memory that will be read in order soon, to be brought near a piece at a time. */
+typedef struct ahead {
+    const char *at, *end;
+    size_t step;
+} ahead;
+
+/* What `between` does with a row leaves memory idle. */
+static void prefetch_some(ahead *a)
 {
+    enum { LINE = 64, SECOND_LEVEL = 2 };
+    for (const char *to = a->at + least(a->step, (size_t)(a->end - a->at)); a->at < to; a->at += LINE)
+        __builtin_prefetch(a->at, 0, SECOND_LEVEL);
+    a->at = a->at < a->end ? a->at : a->end;
+}
+
+static void multiply_there(const job *j, size_t part, const ql_wview *block, size_t row, ahead next, const desk *d)
+{
+    const ql_sweep *s = j->sweep;
     ql_product p = j->first;
     p.w = block;
     p.y = d->y;
     p.ldy = d->ldy;
+    next.step = (size_t)(next.end - next.at) / (p.m * pieces(block->n, j->plan.cols)) + 1;
     for (size_t t = 0; t < p.m; t += j->plan.rows)
         for (size_t col = 0; col < block->n; col += j->plan.cols) {
             ql_tile tile = {t, least(j->plan.rows, p.m - t), col, least(j->plan.cols, block->n - col)};
             ql_way_tile(j->way, &p, tile, d->scratch);
-            ql_tile rows = {tile.row, tile.rows, row + col, tile.cols};
-            j->sweep->between(j->sweep->self, part, rows, d->y + t * d->ldy + col, d->ldy);
+            for (size_t i = t; i < t + tile.rows; i++) {
+                prefetch_some(&next);
+                s->between(s->self, part, i, row + col, tile.cols, d->y + i * d->ldy + col);
+            }
         }
 }
 
@@ -165,7 +184,9 @@ static void run_part(void *ctx, size_t part, size_t worker)
     size_t first = part * part_rows(w), end = least(first + part_rows(w), w->n), step = block_rows(s->w);
     for (size_t row = first; row < end; row += step) {
         ql_wview block = view_rows(w, row, least(step, end - row));
-        multiply_there(j, part, &block, row, &d);
+        const char *next = (const char *)block.codes + block.n * w->row_bytes;
+        size_t left = least(step, end - row - block.n);
+        multiply_there(j, part, &block, row, (ahead){.at = next, .end = next + left * w->row_bytes}, &d);
         if (s->dx)
             multiply_back(j, &block, s->dx + part * s->m * w->k, row > first, &d);
     }

@@ -15,8 +15,8 @@ typedef struct ql_sweep {
     size_t m;
     const float *x; /* [m][k] */
     size_t ldx;
-    /* Makes g of y, the outputs of `rows`: y[0][0] is that of token rows.row and row rows.col of W. */
-    void (*between)(const void *self, size_t part, ql_tile rows, float *y, size_t ldy);
+    /* Makes g of y[count], the outputs of one token with the rows of W from `first` on. */
+    void (*between)(const void *self, size_t part, size_t token, size_t first, size_t count, float *y);
     const void *self;
     float *dx; /* [ql_sweep_parts(w)][m][k]; NULL: no second product */
 } ql_sweep;
