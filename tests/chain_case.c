@@ -1,5 +1,6 @@
 #include "chain_case.h"
 
+#include "base/half.h"
 #include "kern/kernels.h"
 
 static ql_plan copy_plan(const ql_product *p, size_t threads)
@@ -24,7 +25,11 @@ static void copy_pack(const ql_product *p, ql_plan plan, size_t token)
     size_t inputs = ql_product_inputs(p);
     (void)plan;
     chain_case_packed++;
-    memcpy((float *)p->packed + token * inputs, p->x + token * p->ldx, inputs * sizeof(float));
+    float *packed = (float *)p->packed + token * inputs;
+    if (!p->narrow)
+        memcpy(packed, p->x + token * p->ldx, inputs * sizeof(float));
+    for (size_t i = 0; p->narrow && i < inputs; i++)
+        packed[i] = ql_bf16_to_f32(p->narrow[token * p->ldx + i]);
 }
 
 static void copy_tile(const ql_product *p, ql_tile t, void *scratch)
@@ -32,6 +37,7 @@ static void copy_tile(const ql_product *p, ql_tile t, void *scratch)
     float *sums = scratch;
     for (const ql_product *q = p; q; q = q->next) {
         ql_product own = *q;
+        own.narrow = NULL;
         own.x = q->packed, own.ldx = ql_product_inputs(q);
         own.y = p->y, own.ldy = p->ldy, own.add = q != p || p->add;
         ql_way_tile(ql_matmul_scalar.ways, &own, t, NULL);
@@ -41,5 +47,13 @@ static void copy_tile(const ql_product *p, ql_tile t, void *scratch)
 
 static const ql_way copy_way = {.fits = ql_takes_everything, .packed = copy_packed, .plan = copy_plan,
                                 .pack = copy_pack, .tile = copy_tile, .chains = true, .packs_alike = true};
+
+static bool reads_narrow(const ql_product *p)
+{
+    (void)p;
+    return true;
+}
+
 const ql_matmul_kernel chain_case_kernel = {.name = "chaining scalar", .accepts = ql_accepts_everything,
-                                            .ways = &copy_way, .way_count = 1, .bf16_inputs = true};
+                                            .ways = &copy_way, .way_count = 1, .reads_narrow = reads_narrow,
+                                            .bf16_inputs = true};

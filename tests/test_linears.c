@@ -309,6 +309,51 @@ START_TEST(group_is_its_layers)
 }
 END_TEST
 
+/* Rounds to what bf16 holds, and gives it as that. */
+static uint16_t *rounded(float *x, size_t count)
+{
+    uint16_t *narrow = malloc(count * sizeof *narrow);
+    for (size_t i = 0; i < count; i++) {
+        narrow[i] = ql_f32_to_bf16(x[i]);
+        x[i] = ql_bf16_to_f32(narrow[i]);
+    }
+    return narrow;
+}
+
+/* x in bf16, and dy of some layers, give the bits of the same numbers in fp32. */
+START_TEST(bf16_is_its_fp32)
+{
+    const ql_matmul_kernel *kernel = runnable_at(_i);
+    static const size_t tokens[] = {5, 16, 67};
+    for (size_t i = 0; i < 3 && kernel; i++) {
+        group wide, narrow;
+        group_make(&wide, kernel, kernel, tokens[i], false, 2);
+        group_make(&narrow, kernel, kernel, tokens[i], false, 2);
+        if (ql_linears_take_bf16(narrow.layers, LAYERS, tokens[i])) {
+            ql_linear_use use[LAYERS];
+            uint16_t *dy[LAYERS], *x = rounded(floats(wide.x), span(wide.m, K));
+            list(&narrow, NULL, use);
+            for (size_t l = 0; l < LAYERS; l++) {
+                dy[l] = rounded(floats(wide.dy[l]), span(wide.m, outputs[l]));
+                memcpy(narrow.dy[l].data, wide.dy[l].data, span(wide.m, outputs[l]) * sizeof(float));
+                if (l)
+                    use[l].dy = NULL, use[l].narrow_dy = dy[l];
+            }
+            run(&wide, NULL, false);
+            ql_linears_forward_bf16(use, LAYERS, narrow.m, x, K + PAD, narrow.work, narrow.workers);
+            ql_linears_backward_bf16(use, LAYERS, narrow.m, x, K + PAD, floats(narrow.dx), K + PAD, false, narrow.work,
+                                     narrow.workers);
+            check_same(&wide, &narrow, kernel->name);
+            free(x), free(dy[0]), free(dy[1]), free(dy[2]);
+        } else {
+            ck_assert(tokens[i] < 16 || kernel != &chain_case_kernel);
+        }
+        group_free(&wide);
+        group_free(&narrow);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *tcase = tcase_create("linears");
@@ -320,6 +365,7 @@ int main(void)
     tcase_add_loop_test(tcase, group_is_right, 0, kernels);
     tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
     tcase_add_loop_test(tcase, group_is_its_layers, 0, kernels);
+    tcase_add_loop_test(tcase, bf16_is_its_fp32, 0, kernels);
     Suite *suite = suite_create("linears");
     suite_add_tcase(suite, tcase);
     return test_run(suite);

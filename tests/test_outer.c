@@ -165,6 +165,31 @@ START_TEST(sums_stand_beside_double)
 }
 END_TEST
 
+/* x in bf16 gives the bits of the same x in fp32. */
+START_TEST(narrow_x_is_x)
+{
+    const ql_outer_kernel *kernel = kernel_at(_i);
+    for (size_t i = 0; kernel && i < TOKENS * RANKS * WIDTHS; i++) {
+        size_t m = tokens[i % TOKENS], r = ranks[i / TOKENS % RANKS], cols = widths[i / TOKENS / RANKS];
+        outer_case wide = make_case(m, r, cols, i % 2, i / 2 % 2, false), c = make_case(m, r, cols, i % 2, i / 2 % 2, false);
+        size_t count = (m - 1) * c.outer.ldx + cols;
+        guarded narrow = guarded_new(count * sizeof(uint16_t), i / 2 % 2);
+        uint16_t *bits = (uint16_t *)(void *)narrow.data;
+        for (size_t j = 0; j < count; j++) {
+            bits[j] = ql_f32_to_bf16(c.outer.x[j]);
+            ((float *)(void *)wide.x.data)[j] = ql_bf16_to_f32(bits[j]);
+        }
+        c.outer.x = NULL;
+        c.outer.narrow = bits;
+        ql_outer_run(kernel, &wide.outer, 1, NULL);
+        ql_outer_run(kernel, &c.outer, 1, NULL);
+        ck_assert_mem_eq(wide.outer.out, c.outer.out, c.count * sizeof(float));
+        free_case(&wide), free_case(&c);
+        guarded_free(&narrow);
+    }
+}
+END_TEST
+
 START_TEST(nothing_rounds_unasked)
 {
     for (uint32_t features = 0; features < 64; features++) {
@@ -187,6 +212,7 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, whole_numbers_are_exact, 0, MOST_KERNELS);
     tcase_add_loop_test(tc, sums_stand_beside_double, 0, MOST_KERNELS);
+    tcase_add_loop_test(tc, narrow_x_is_x, 0, MOST_KERNELS);
     tcase_add_test(tc, nothing_rounds_unasked);
     return test_run(suite);
 }

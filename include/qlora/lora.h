@@ -138,6 +138,7 @@ typedef struct ql_linear_use {
     const ql_linear *layer;
     float *y;         /* [m][n], rows ldy floats apart: of the forward pass */
     const float *dy;  /* the same of the backward pass */
+    const uint16_t *narrow_dy; /* dy in bf16, in place of dy, where ql_linears_take_bf16(); else NULL */
     size_t ldy;
     float *h;         /* [m][r], which the forward pass writes and the backward pass reads; NULL without an adapter */
     const ql_dropout *dropout; /* NULL: none */
@@ -152,6 +153,13 @@ QL_API void ql_linears_forward(const ql_linear_use *uses, size_t count, size_t m
                                float *work, ql_workers *workers);
 QL_API void ql_linears_backward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx,
                                 float *dx, size_t lddx, bool add_dx, float *work, ql_workers *workers);
+
+/* Whether m tokens of x, and dy, may be in bf16, because all that is computed of them rounds them to it: without dropout. */
+QL_API bool ql_linears_take_bf16(const ql_linear *const *layers, size_t count, size_t m);
+QL_API void ql_linears_forward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
+                                    float *work, ql_workers *workers);
+QL_API void ql_linears_backward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
+                                     float *dx, size_t lddx, bool add_dx, float *work, ql_workers *workers);
 
 /* dst[rows][k] += rows [row, row + rows) of s B A in fp32, from the masters when there are any. Rows of B that are 0
  * leave the bits of dst. With DoRA each row is then brought to its magnitude, which leaves a row of it already. */

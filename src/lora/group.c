@@ -26,8 +26,7 @@ typedef struct side {
     const ql_linear *layer;
     const ql_adapter *adapter;      /* NULL: none */
     const ql_matmul_kernel *kernel; /* of the adapter's views; NULL: thin kernels do that */
-    const float *x;                 /* or dy */
-    size_t ldx;
+    ql_group_x x;                   /* or dy */
     float *low, *panels;
     ql_ways ways;
     finish finish;
@@ -74,6 +73,27 @@ static void carve(side *s, ql_arena *arena, size_t m)
     s->low = ql_take(arena, m * s->adapter->r, float);
 }
 
+/* Products read it as it is, and so do gradients; thin kernels do not. */
+bool ql_group_takes_bf16(const ql_linear *const *layers, size_t count, size_t m)
+{
+    for (size_t i = 0; i < count; i++)
+        for (int backward = 0; backward < 2; backward++) {
+            ql_product base = ql_product_of(layers[i]->base, backward, m, NULL, 0);
+            side s = side_of(layers[i], backward, m);
+            if (m < QL_WAYS_TOKENS || !base.kernel->bf16_inputs || !base.kernel->reads_narrow ||
+                !base.kernel->reads_narrow(&base) || (s.adapter && s.kernel != base.kernel))
+                return false;
+        }
+    return true;
+}
+
+static ql_product product_with(const ql_weight *w, const group *g, const side *s)
+{
+    ql_product p = ql_product_of(w, g->backward, g->m, s->x.wide, s->x.ld);
+    p.narrow = s->x.narrow;
+    return p;
+}
+
 static size_t work_of(const ql_linear *const *layers, size_t count, size_t m, bool backward)
 {
     ql_arena arena = {0};
@@ -109,7 +129,7 @@ static size_t list_downs(group *g)
         if (!s->kernel)
             continue;
         ql_product *p = &g->product[chains];
-        *p = ql_product_of(g->backward ? s->adapter->view_b : s->adapter->view_a, g->backward, g->m, s->x, s->ldx);
+        *p = product_with(g->backward ? s->adapter->view_b : s->adapter->view_a, g, s);
         p->kernel = s->kernel;
         p->y = s->low, p->ldy = s->adapter->r;
         g->chain[chains++] = (ql_chain){p, {scale_tile, s}};
@@ -127,7 +147,7 @@ static void go_down(group *g, ql_packs *packs, ql_workers *workers)
         if (!s->adapter || s->kernel)
             continue;
         s->ways = ways[count] = ql_ways_at(s->adapter, g->backward, s->panels);
-        downs[count++] = (ql_ways_down){.ways = &s->ways, .x = s->x, .ldx = s->ldx, .low = s->low};
+        downs[count++] = (ql_ways_down){.ways = &s->ways, .x = s->x.wide, .ldx = s->x.ld, .low = s->low};
     }
     ql_ways_fill(ways, count, workers);
     ql_ways_go_down(downs, count, g->m, workers);
@@ -177,7 +197,7 @@ static size_t list_products(group *g)
     size_t products = 0, chains = g->backward ? 1 : g->count;
     for (size_t i = 0; i < g->count; i++) {
         ql_product *p = &g->product[products++];
-        *p = ql_product_of(g->side[i].layer->base, g->backward, g->m, g->side[i].x, g->side[i].ldx);
+        *p = product_with(g->side[i].layer->base, g, &g->side[i]);
         if (g->backward && i > 0) {
             link_to(g->product, p);
             continue;
@@ -208,8 +228,8 @@ static ql_scratch scratch_of(const ql_linear *const *layers, size_t count, size_
     ql_packs packs = {0};
     for (size_t i = 0; i < count; i++) {
         g.side[i] = side_of(layers[i], backward, m);
-        g.side[i].x = backward ? &places[i] : places;
-        g.side[i].ldx = backward ? ql_weight_rows(layers[i]->base) : ql_weight_cols(layers[i]->base);
+        g.side[i].x.wide = backward ? &places[i] : places;
+        g.side[i].x.ld = backward ? ql_weight_rows(layers[i]->base) : ql_weight_cols(layers[i]->base);
         g.side[i].low = &places[QL_LINEARS + i];
     }
     ql_scratch need = ql_batch_scratch(g.chain, list_downs(&g), &packs, threads);
@@ -247,13 +267,12 @@ static bool any_adapter(const group *g)
     return false;
 }
 
-void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx, float *work,
-                      ql_workers *workers)
+void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, ql_group_x x, float *work, ql_workers *workers)
 {
     group g = group_of(uses, count, m, false, work);
     ql_packs packs = {0};
     for (size_t i = 0; i < count; i++) {
-        g.side[i].x = x, g.side[i].ldx = ldx;
+        g.side[i].x = x;
         g.side[i].low = uses[i].h;
         g.y[i] = uses[i].y, g.ldy[i] = uses[i].ldy;
     }
@@ -266,8 +285,7 @@ void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, const f
 }
 
 /* Of the layers whose products round to bf16, or of those whose do not. */
-static void add_gradients(const group *g, const ql_linear_use *uses, bool bf16, const float *x, size_t ldx,
-                          ql_workers *workers)
+static void add_gradients(const group *g, const ql_linear_use *uses, bool bf16, ql_group_x x, ql_workers *workers)
 {
     ql_outer outers[2 * QL_LINEARS];
     size_t count = 0;
@@ -276,21 +294,23 @@ static void add_gradients(const group *g, const ql_linear_use *uses, bool bf16, 
         if (!a || !a->grad_a || g->side[i].layer->base->kernel->bf16_inputs != bf16)
             continue;
         outers[count++] = (ql_outer){.m = g->m, .r = a->r, .cols = a->n, .s = uses[i].h, .x = uses[i].dy,
-                                     .ldx = uses[i].ldy, .out = a->grad_b, .stride_i = 1, .stride_j = a->r};
-        outers[count++] = (ql_outer){.m = g->m, .r = a->r, .cols = a->k, .s = g->side[i].low, .x = x, .ldx = ldx,
-                                     .out = a->grad_a, .stride_i = a->k, .stride_j = 1};
+                                     .narrow = uses[i].narrow_dy, .ldx = uses[i].ldy, .out = a->grad_b, .stride_i = 1,
+                                     .stride_j = a->r};
+        outers[count++] = (ql_outer){.m = g->m, .r = a->r, .cols = a->k, .s = g->side[i].low, .x = x.wide,
+                                     .narrow = x.narrow, .ldx = x.ld, .out = a->grad_a, .stride_i = a->k,
+                                     .stride_j = 1};
     }
     if (count)
         ql_outer_add(outers, count, bf16, workers);
 }
 
-void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx, float *dx,
-                       size_t lddx, bool add_dx, float *work, ql_workers *workers)
+void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_group_x x, float *dx, size_t lddx,
+                       bool add_dx, float *work, ql_workers *workers)
 {
     group g = group_of(uses, count, m, true, work);
     ql_packs packs = {0};
     for (size_t i = 0; i < count; i++)
-        g.side[i].x = uses[i].dy, g.side[i].ldx = uses[i].ldy;
+        g.side[i].x = (ql_group_x){uses[i].dy, uses[i].narrow_dy, uses[i].ldy};
     g.y[0] = dx, g.ldy[0] = lddx, g.add = add_dx;
     if (any_adapter(&g)) {
         ql_mark(workers, QL_PART_ADAPTERS);
@@ -302,7 +322,7 @@ void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, const 
     }
     if (any_adapter(&g)) {
         ql_mark(workers, QL_PART_ADAPTERS);
-        add_gradients(&g, uses, false, x, ldx, workers);
-        add_gradients(&g, uses, true, x, ldx, workers);
+        add_gradients(&g, uses, false, x, workers);
+        add_gradients(&g, uses, true, x, workers);
     }
 }

@@ -176,7 +176,7 @@ static void forward_one(const ql_linear_use *use, size_t m, const float *x, size
     } else if (drops(use)) {
         dropped_forward(use, m, x, ldx, work, workers);
     } else {
-        ql_group_forward(use, 1, m, x, ldx, work, workers);
+        ql_group_forward(use, 1, m, (ql_group_x){.wide = x, .ld = ldx}, work, workers);
     }
 }
 
@@ -184,7 +184,7 @@ void ql_linears_forward(const ql_linear_use *uses, size_t count, size_t m, const
                         ql_workers *workers)
 {
     if (!one_by_one(uses, count)) {
-        ql_group_forward(uses, count, m, x, ldx, work, workers);
+        ql_group_forward(uses, count, m, (ql_group_x){.wide = x, .ld = ldx}, work, workers);
         return;
     }
     for (size_t i = 0; i < count; i++)
@@ -200,7 +200,7 @@ static void backward_one(const ql_linear_use *use, size_t m, const float *x, siz
     } else if (drops(use)) {
         dropped_backward(use, m, x, ldx, dx, lddx, add_dx, work, workers);
     } else {
-        ql_group_backward(use, 1, m, x, ldx, dx, lddx, add_dx, work, workers);
+        ql_group_backward(use, 1, m, (ql_group_x){.wide = x, .ld = ldx}, dx, lddx, add_dx, work, workers);
     }
 }
 
@@ -208,11 +208,35 @@ void ql_linears_backward(const ql_linear_use *uses, size_t count, size_t m, cons
                          size_t lddx, bool add_dx, float *work, ql_workers *workers)
 {
     if (!one_by_one(uses, count)) {
-        ql_group_backward(uses, count, m, x, ldx, dx, lddx, add_dx, work, workers);
+        ql_group_backward(uses, count, m, (ql_group_x){.wide = x, .ld = ldx}, dx, lddx, add_dx, work, workers);
         return;
     }
     for (size_t i = 0; i < count; i++)
         backward_one(&uses[i], m, x, ldx, dx, lddx, add_dx || i > 0, work, workers);
+}
+
+/* ---- x in bf16 ---- */
+
+bool ql_linears_take_bf16(const ql_linear *const *layers, size_t count, size_t m)
+{
+    for (size_t i = 0; i < count; i++)
+        if (has_dora(layers[i]))
+            return false;
+    return ql_group_takes_bf16(layers, count, m);
+}
+
+void ql_linears_forward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx, float *work,
+                             ql_workers *workers)
+{
+    assert(!one_by_one(uses, count));
+    ql_group_forward(uses, count, m, (ql_group_x){.narrow = x, .ld = ldx}, work, workers);
+}
+
+void ql_linears_backward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx, float *dx,
+                              size_t lddx, bool add_dx, float *work, ql_workers *workers)
+{
+    assert(!one_by_one(uses, count));
+    ql_group_backward(uses, count, m, (ql_group_x){.narrow = x, .ld = ldx}, dx, lddx, add_dx, work, workers);
 }
 
 /* ---- what they need ---- */

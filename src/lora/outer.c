@@ -3,6 +3,7 @@
 #include "lora/outer.h"
 
 #include "base/cpu.h"
+#include "base/half.h"
 #include "base/workers.h"
 #include "lora/dropout.h"
 
@@ -42,21 +43,28 @@ const ql_outer_kernel *ql_outer_select(uint32_t features, bool bf16)
     return best;
 }
 
-/* x of a block of tokens: in place, or a copy when it is ragged or under dropout. */
+/* A row of a strip, of QL_OUTER_COLS, zeros past its end. */
+static void copy_row(const ql_outer *o, ql_outer_strip s, size_t token, float *copy)
+{
+    size_t at = token * o->ldx + s.col;
+    if (o->dropout)
+        ql_dropout_apply(o->dropout, token, s.col, s.cols, o->x + at, copy);
+    else if (!o->narrow)
+        memcpy(copy, o->x + at, s.cols * sizeof *copy);
+    for (size_t j = 0; o->narrow && j < s.cols; j++)
+        copy[j] = ql_bf16_to_f32(o->narrow[at + j]);
+    memset(copy + s.cols, 0, (QL_OUTER_COLS - s.cols) * sizeof *copy);
+}
+
+/* x of a block of tokens: in place, or a copy when it is ragged, narrow or under dropout. */
 static const float *block_of_x(const ql_outer *o, ql_outer_strip s, size_t token, size_t tokens,
                                float copy[TOKENS][QL_OUTER_COLS], size_t *ldx)
 {
-    const float *x = o->x + token * o->ldx + s.col;
     *ldx = o->ldx;
-    if (!o->dropout && s.cols == QL_OUTER_COLS)
-        return x;
-    for (size_t t = 0; t < tokens; t++) {
-        if (o->dropout)
-            ql_dropout_apply(o->dropout, token + t, s.col, s.cols, x + t * o->ldx, copy[t]);
-        else
-            memcpy(copy[t], x + t * o->ldx, s.cols * sizeof *x);
-        memset(copy[t] + s.cols, 0, (QL_OUTER_COLS - s.cols) * sizeof *x);
-    }
+    if (!o->dropout && !o->narrow && s.cols == QL_OUTER_COLS)
+        return o->x + token * o->ldx + s.col;
+    for (size_t t = 0; t < tokens; t++)
+        copy_row(o, s, token + t, copy[t]);
     *ldx = QL_OUTER_COLS;
     return copy[0];
 }

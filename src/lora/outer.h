@@ -13,6 +13,7 @@ typedef struct ql_outer {
     size_t m, r, cols;
     const float *s; /* [m][r] */
     const float *x; /* [m][cols], rows ldx apart */
+    const uint16_t *narrow; /* x in bf16, in place of x, then without a dropout; else NULL */
     size_t ldx;
     const ql_dropout *dropout; /* NULL: none */
     float *out;

@@ -46,8 +46,7 @@ static void multiply(block *b, float *sums)
     const ql_outer *o = b->outer;
     size_t steps = pieces(b->tokens, STEP);
     for (size_t c = 0; c * LANES < b->cols; c += 2) {
-        bool whole = b->tokens % STEP == 0 && b->cols - c * LANES >= 2 * LANES && !o->dropout;
-        const float *fresh = o->x + b->token * o->ldx + b->col + c * LANES;
+        bool whole = b->tokens % STEP == 0 && b->cols - c * LANES >= 2 * LANES && !o->dropout && !o->narrow;
         for (size_t step = 0; step < steps && !whole; step++) {
             pack_x(b, step, c);
             pack_x(b, step, c + 1);
@@ -56,7 +55,7 @@ static void multiply(block *b, float *sums)
             const uint16_t *s = b->s + i / LANES * TILE + i % LANES * 2;
             float *out = sums + (i / LANES * WIDTH / LANES + c) * SUMS + i % LANES * LANES;
             if (whole && i == 0)
-                eight_ranks(steps, s, fresh, o->ldx, b->x + c * TILE, out);
+                eight_ranks(steps, s, o->x + b->token * o->ldx + b->col + c * LANES, o->ldx, b->x + c * TILE, out);
             else
                 eight_ranks(steps, s, NULL, 0, b->x + c * TILE, out);
         }

@@ -38,12 +38,18 @@ static inline __mmask16 first(size_t lanes)
     return (__mmask16)(lanes >= LANES ? 0xffff : (1u << lanes) - 1);
 }
 
-static inline __m512i pair(__m512 even, __m512 odd)
+/* Words i and 16 + i become a pair. */
+static inline __m512i side_by_side(__m512i words)
 {
     const __m512i order =
         _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007,
                          0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
-    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+    return _mm512_permutexvar_epi16(order, words);
+}
+
+static inline __m512i pair(__m512 even, __m512 odd)
+{
+    return side_by_side((__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
 
 /* 16 columns of two tokens. */
@@ -69,6 +75,24 @@ static inline __attribute__((always_inline)) void pack_tile(const float *x, size
     }
 }
 
+/* Up to 32 tokens x 16 columns of what is in bf16 already. */
+static inline __attribute__((always_inline)) void pair_tile(const uint16_t *x, size_t ldx, size_t tokens, size_t cols,
+                                                            uint16_t *tile)
+{
+    const uint16_t *odd = x + ldx;
+    for (size_t p = 0; p < LANES; p++, x += 2 * ldx, odd += 2 * ldx) {
+        __m256i low, high;
+        if (tokens >= STEP && cols >= LANES) {
+            low = _mm256_loadu_si256((const __m256i *)x);
+            high = _mm256_loadu_si256((const __m256i *)odd);
+        } else {
+            low = _mm256_maskz_loadu_epi16(2 * p < tokens ? first(cols) : 0, x);
+            high = _mm256_maskz_loadu_epi16(2 * p + 1 < tokens ? first(cols) : 0, odd);
+        }
+        _mm512_store_si512(tile + p * STEP, side_by_side(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)));
+    }
+}
+
 /* Tile `across` of a step. */
 static inline __attribute__((always_inline)) void pack_x(block *b, size_t step, size_t across)
 {
@@ -76,13 +100,18 @@ static inline __attribute__((always_inline)) void pack_x(block *b, size_t step, 
     size_t token = b->token + step * STEP, tokens = b->tokens - step * STEP, ldx = o->ldx,
            col = b->col + across * LANES;
     size_t cols = b->cols > across * LANES ? b->cols - across * LANES : 0;
+    uint16_t *tile = b->x + (step * ACROSS + across) * TILE;
+    if (o->narrow) {
+        pair_tile(o->narrow + token * ldx + col, ldx, tokens, cols, tile);
+        return;
+    }
     const float *x = o->x + token * ldx + col;
     if (o->dropout) {
         for (size_t t = 0; t < least(tokens, STEP); t++)
             ql_dropout_apply(o->dropout, token + t, col, least(cols, LANES), x + t * ldx, b->dropped + t * LANES);
         x = b->dropped, ldx = LANES;
     }
-    pack_tile(x, ldx, tokens, cols, b->x + (step * ACROSS + across) * TILE);
+    pack_tile(x, ldx, tokens, cols, tile);
 }
 
 /* Fills in b->x; sums[group][WIDTH / LANES][16 ranks][16 columns] += the products of every group and tile. */
