@@ -10,6 +10,27 @@ typedef struct shape {
     float softcap;
 } shape;
 
+/* The kinds of tiles of ops_attention_tiles.h; with QL_AMX_EMULATED there is that one alone. */
+#ifdef QL_AMX_EMULATED
+enum { KINDS = 1 };
+static const char *const kind_names[] = {"emulated"};
+static const ql_tiles_kernels *const kinds[] = {&ql_tiles_emulated};
+#else
+enum { KINDS = 2 };
+static const char *const kind_names[] = {"dots", "amx"};
+static const ql_tiles_kernels *const kinds[] = {&ql_tiles_dots, &ql_tiles_amx};
+#endif
+
+/* As use_tier() does. */
+static inline bool use_kind(int i)
+{
+    setenv("QLORA_ISA", kinds[i] == kinds[KINDS - 1] ? "amx" : "avx512-bf16", 1);
+    if (ql_tiles_select(ql_cpu_features()) == kinds[i])
+        return true;
+    printf("skipped: tiles by %s are not to be had here, or this process runs another kind already\n", kind_names[i]);
+    return false;
+}
+
 enum { GAP = 3 };
 
 /* All arrays of one case; most rows have a gap of NaN after them. */

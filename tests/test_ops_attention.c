@@ -2,30 +2,24 @@
  * token must not see; the cache; threads. */
 #include "attention_support.h"
 
-/* The tiers of ops_support.h and AMX's, which rounds to bf16. With QL_AMX_EMULATED it is that one alone, over tiles
- * in plain C. */
+/* The tiers of ops_support.h, then the kinds of tiles, which round to bf16. */
 #ifdef QL_AMX_EMULATED
-enum { FIRST_TIER = 3, END_TIERS = 4 };
+enum { FIRST_TIER = TIERS, END_TIERS = TIERS + KINDS };
 #else
-enum { FIRST_TIER = 0, END_TIERS = 4 };
+enum { FIRST_TIER = 0, END_TIERS = TIERS + KINDS };
 #endif
 
 static bool rounds; /* the tier at hand */
 
 static bool use_attention_tier(int tier)
 {
-    if (tier < TIERS)
-        return use_tier(tier);
-    rounds = ql_tiles_select(ql_cpu_features());
-    if (rounds)
-        return true;
-    printf("skipped: AMX is not to be had here\n");
-    return false;
+    rounds = tier >= TIERS;
+    return rounds ? use_kind(tier - TIERS) : use_tier(tier);
 }
 
 static const char *name_of(int tier)
 {
-    return tier < TIERS ? tier_names[tier] : "amx";
+    return tier < TIERS ? tier_names[tier] : kind_names[tier - TIERS];
 }
 
 static const shape shapes[] = {

@@ -1,6 +1,6 @@
 /* Attention on tiles against a double implementation that gets the inputs as they are rounded, so that a derived bound is
  * left with the weights' and their gradients' rounding, and is narrow enough to see 2 % or one key that is missing.
- * With QL_AMX_EMULATED over tiles in plain C, else on AMX. */
+ * With QL_AMX_EMULATED over tiles in plain C, else by all that this processor has. */
 #include "attention_support.h"
 #include "base/half.h"
 
@@ -15,15 +15,7 @@ static const shape shapes[] = {
     {2, 1, 256, 2, {70, 3}, 0, 0},
     {1, 1, 64, 1, {600}, 0, 0},
 };
-enum { SHAPES = sizeof shapes / sizeof *shapes, NONE = 100000 };
-
-static bool have_tiles(void)
-{
-    if (ql_tiles_select(ql_cpu_features()))
-        return true;
-    printf("skipped: AMX is not to be had here\n");
-    return false;
-}
+enum { SHAPES = sizeof shapes / sizeof *shapes, NONE = 100000 /* no token's number */ };
 
 /* A sum of double terms and what its rounding depends on. */
 typedef struct sum {
@@ -170,10 +162,10 @@ static void to_bf16(float *x, size_t rows, size_t cols, size_t ld, float fold)
 
 START_TEST(within_the_bound_which_sees_small_faults)
 {
-    if (!have_tiles())
+    if (!use_kind(_i / SHAPES))
         return;
     problem p;
-    const shape *s = &shapes[_i];
+    const shape *s = &shapes[_i % SHAPES];
     setup(&p, s, true);
     size_t cols = s->heads * s->head_dim, kv_cols = s->kv_heads * s->head_dim;
     to_bf16(p.q, p.m, cols, p.ldq, ql_tiles_fold(p.config.scale, s->softcap));
@@ -187,7 +179,8 @@ START_TEST(within_the_bound_which_sees_small_faults)
     for (size_t i = 0; i < 4; i++) {
         double worst = 0;
         size_t count = checks[i](&p, &r, 1, &worst);
-        ck_assert_msg(!count, "shape %d: %zu of %s out of bound, the worst %.3g times", _i, count, (const char *[]){"o", "dq", "dk", "dv"}[i], worst);
+        ck_assert_msg(!count, "%s, shape %d: %zu of %s out of bound, the worst %.3g times", kind_names[_i / SHAPES], _i % SHAPES,
+                      count, (const char *[]){"o", "dq", "dk", "dv"}[i], worst);
         ck_assert_uint_gt(checks[i](&p, &r, 1.02f, &worst), p.m * s->head_dim / 8);
     }
     for (size_t i = 0; i < s->heads * p.m; i++)
@@ -205,7 +198,7 @@ END_TEST
  * maximum rounded up takes nothing away. */
 START_TEST(powers_are_within_their_bound)
 {
-    if (!have_tiles())
+    if (!use_kind(_i))
         return;
     enum { PAIRS = 4096 };
     static size_t start[PAIRS + 1];
@@ -234,8 +227,8 @@ int main(void)
     Suite *suite = suite_create("ops_attention_tiles");
     TCase *tests = tcase_create("tiles");
     tcase_set_timeout(tests, 300);
-    tcase_add_loop_test(tests, within_the_bound_which_sees_small_faults, 0, SHAPES);
-    tcase_add_test(tests, powers_are_within_their_bound);
+    tcase_add_loop_test(tests, within_the_bound_which_sees_small_faults, 0, KINDS * SHAPES);
+    tcase_add_loop_test(tests, powers_are_within_their_bound, 0, KINDS);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }

@@ -1,4 +1,4 @@
-/* The two ends of attention on tiles: inputs into tiles, and sums out of them. Included by ops_attention_amx.c. */
+/* The two ends of attention on tiles: inputs into tiles, and sums out of them. Included by ops_attention_tiles_kern.c. */
 #ifndef QL_SRC_MODEL_OPS_ATTENTION_ENDS_H
 #define QL_SRC_MODEL_OPS_ATTENTION_ENDS_H
 

@@ -1,9 +1,8 @@
-/* What attention on tiles consists of: laying fp32 rows into bf16 tiles, products of two by two tiles, and 2^x. Only
- * for files compiled for AVX-512 with BF16. */
+/* What attention on tiles consists of, but for the products: laying fp32 rows into bf16 tiles, and 2^x. Only for files
+ * compiled for AVX-512 with BF16. */
 #ifndef QL_SRC_MODEL_OPS_ATTENTION_PACK_H
 #define QL_SRC_MODEL_OPS_ATTENTION_PACK_H
 
-#include "kern/amx_tiles.h"
 #include "kern/turn_avx512.h"
 #include "model/ops_attention_tiles.h"
 
@@ -110,38 +109,6 @@ typedef struct side {
     const uint16_t *one, *other;
     size_t step; /* bf16 */
 } side;
-
-/* Two by two tiles, (+)= the sum of `steps` products. The tile on the right is `right` floats further, that below
- * `down`. */
-static inline __attribute__((always_inline)) void multiply(side a, side b, size_t steps, bool add, float *c,
-                                                           size_t right, size_t down)
-{
-    if (add) {
-        tile_load(0, c);
-        tile_load(1, c + right);
-        tile_load(2, c + down);
-        tile_load(3, c + down + right);
-    } else {
-        tile_zero(0);
-        tile_zero(1);
-        tile_zero(2);
-        tile_zero(3);
-    }
-    for (size_t i = 0; i < steps; i++) {
-        tile_load(4, a.one + i * a.step);
-        tile_load(6, b.one + i * b.step);
-        tile_dot_bf16(0, 4, 6);
-        tile_load(7, b.other + i * b.step);
-        tile_dot_bf16(1, 4, 7);
-        tile_load(5, a.other + i * a.step);
-        tile_dot_bf16(2, 5, 6);
-        tile_dot_bf16(3, 5, 7);
-    }
-    tile_store(0, c);
-    tile_store(1, c + right);
-    tile_store(2, c + down);
-    tile_store(3, c + down + right);
-}
 
 /* 2^x for x up to 127, within 2^-13.2 of it relatively (tests/test_ops_attention.c); whole powers are exact, and from
  * -127 down it is 0. NaN of NaN. x = n + r, |r| <= 1/2; adding 1.5 * 2^23 leaves n in the low bits, and the cubic is

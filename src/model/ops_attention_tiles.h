@@ -57,9 +57,10 @@ typedef struct ql_tiles_kernels {
     void (*finish)(const ql_tiles *t, size_t block); /* dq, dk and dv from their sums */
 } ql_tiles_kernels;
 
-extern const ql_tiles_kernels ql_tiles_amx, ql_tiles_emulated; /* the second over tiles in plain C, for tests */
+extern const ql_tiles_kernels ql_tiles_amx, ql_tiles_dots, /* vdpbf16ps on the same tiles */
+    ql_tiles_emulated;                                     /* AMX's over tiles in plain C, for tests */
 
-/* The tiles of this processor; NULL where it has none. */
+/* The best of this processor; NULL where it has neither. */
 const ql_tiles_kernels *ql_tiles_select(uint32_t features);
 
 /* Whether attention goes by tiles: this processor has them, and `config` allows their rounding. */

@@ -24,15 +24,22 @@ const ql_ops_tier *ql_ops_select(uint32_t features)
 
 const ql_tiles_kernels *ql_tiles_select(uint32_t features)
 {
+    const ql_tiles_kernels *best = NULL;
+#ifdef __x86_64__
     uint32_t needs = QL_CPU_AVX512 | QL_CPU_AVX512_BF16;
-    const ql_tiles_kernels *tiles = NULL;
+    if ((features & needs) != needs)
+        return NULL;
+    best = &ql_tiles_dots;
 #ifdef QL_AMX_EMULATED
-    tiles = &ql_tiles_emulated;
-#elif defined __x86_64__
-    needs |= QL_CPU_AMX_BF16;
-    tiles = &ql_tiles_amx;
+    best = &ql_tiles_emulated;
+#else
+    if (features & QL_CPU_AMX_BF16)
+        best = &ql_tiles_amx;
 #endif
-    return (features & needs) == needs ? tiles : NULL;
+#else
+    (void)features;
+#endif
+    return best;
 }
 
 size_t ql_attention_floats(size_t head_dim, size_t group)

@@ -1,7 +1,12 @@
-/* The kernels of ops_attention_tiles.h; QL_TIER names the tiles this file is compiled for. */
+/* The kernels of ops_attention_tiles.h; QL_TIER names the products this file is compiled for. */
 #include <math.h>
 #include <stdbool.h>
 
+#ifdef QL_DOTS
+#include "model/ops_attention_dots.h"
+#else
+#include "model/ops_attention_amx.h"
+#endif
 #include "model/ops_attention_ends.h"
 #include "model/ops_tier.h"
 #include "model/ops_vec.h"
@@ -120,7 +125,7 @@ static void forward(const ql_tiles *t, size_t head, size_t block, void *scratch)
         vstore(f->max[half], vset(NOTHING));
         vstore(f->sum[half], vset(0));
     }
-    tiles_begin();
+    begin_products();
     for (size_t key = first; key < end; key += CHUNK) {
         size_t cells = end - key < CHUNK ? end - key : CHUNK;
         scores(t, f, kv, key, cells, query);
@@ -128,7 +133,7 @@ static void forward(const ql_tiles *t, size_t head, size_t block, void *scratch)
             softmax(f, half, cells * BLOCK, t->pad / BLOCK, key == first);
         values(t, f, kv, key, cells, key > first);
     }
-    tiles_end();
+    end_products();
     put_out(t, f, head, row);
 }
 
@@ -298,7 +303,7 @@ static void backward(const ql_tiles *t, size_t kv, size_t split, size_t part, vo
 {
     const ql_tiles_part *p = &t->part[part];
     size_t first = kv * t->group + split * t->group / t->splits, end = kv * t->group + (split + 1) * t->group / t->splits;
-    tiles_begin();
+    begin_products();
     for (size_t head = first; head < end; head++)
         for (size_t key = p->first; key < p->end; key += KEYS) {
             size_t key_end = key + KEYS < p->end ? key + KEYS : p->end, query_end = t->last[key_end - 1] + 1;
@@ -307,7 +312,7 @@ static void backward(const ql_tiles *t, size_t kv, size_t split, size_t part, vo
                 step(t, scratch, &(backward_task){head, kv, split, first, p}, &e);
             }
         }
-    tiles_end();
+    end_products();
 }
 
 const ql_tiles_kernels QL_TIER_NAME(ql_tiles) = {
