@@ -181,8 +181,7 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
     need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
     *work = 0;
     ql_block_size size = {pass->capacity, threads, (float)model->lora.dropout};
-    for (size_t i = 0; i < model->config.layers; i++)
-        ql_block_needs(&model->blocks[i], &size, &need, work);
+    ql_blocks_need(model->blocks, model->config.layers, &size, &need, work);
     return need;
 }
 

@@ -89,13 +89,13 @@ typedef struct ql_block_call {
     ql_workers *workers;
 } ql_block_call;
 
-/* What the linear layers of a block need at most, beside what *need and *work say already: scratch, and floats of
+/* What the linear layers of the blocks need at most, beside what *need and *work say already: scratch, and floats of
  * ql_pass.work. */
 typedef struct ql_block_size {
     size_t tokens, threads;
     float dropout;
 } ql_block_size;
-void ql_block_needs(const ql_block *block, const ql_block_size *size, ql_scratch *need, size_t *work);
+void ql_blocks_need(const ql_block *blocks, size_t count, const ql_block_size *size, ql_scratch *need, size_t *work);
 
 /* saved->x += call->residual; its norm into pass->norm; q, k (normed and turned) and v from it. */
 void ql_block_qkv(const ql_block_call *call, ql_saved *saved);
