@@ -73,6 +73,12 @@ static size_t target_of(const chunk *c, size_t row)
     return target;
 }
 
+static void clear_row(const chunk *c, size_t row)
+{
+    for (size_t p = 0; p < c->parts; p++)
+        c->others[p * c->rows + row] = (ql_exp_sum){.max = -INFINITY};
+}
+
 /* A row of x, and about what its target's logit will be. */
 static void gather_row(void *ctx, size_t row, size_t worker)
 {
@@ -85,14 +91,7 @@ static void gather_row(void *ctx, size_t row, size_t worker)
     if (loss->softcap > 0)
         c->kernels->softcap(1, &about, loss->softcap);
     c->shift[row] = isfinite(about) ? about : 0;
-}
-
-static void begin_row(void *ctx, size_t row, size_t worker)
-{
-    chunk *c = ctx;
-    (void)worker;
-    for (size_t p = 0; p < c->parts; p++)
-        c->others[p * c->rows + row] = (ql_exp_sum){.max = -INFINITY};
+    clear_row(c, row);
 }
 
 /* Logits in, what the gradient is made of out: exp(logit - shift), for capped ones times the cap's slope. */
@@ -144,6 +143,7 @@ static void finish_row(void *ctx, size_t row, size_t worker)
         all.bad |= part->bad;
         all.max = part->max > all.max ? part->max : all.max;
     }
+    clear_row(c, row);
     float above = all.max - c->shift[row];
     c->far[row] = !all.bad && !(above >= -furthest_below && above <= furthest_above);
     double own = (double)c->logit[row] - (double)c->shift[row];
@@ -176,7 +176,6 @@ static void run_chunk(chunk *c, ql_loss_sum *out)
     ql_sweep sweep = {loss->head, c->rows, c->x, c->hidden, soften_row, c, loss->dx ? c->dx : NULL};
     ql_parallel(c->workers, c->rows, gather_row, c);
     do {
-        ql_parallel(c->workers, c->rows, begin_row, c);
         ql_sweep_run(&sweep, c->workers);
         ql_parallel(c->workers, c->rows, finish_row, c);
     } while (any_far(c));
