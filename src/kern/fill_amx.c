@@ -96,9 +96,8 @@ static inline __m512 load_table(const ql_wview *w)
     return w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
 }
 
-enum { AHEAD = 24 }; /* rows that are on their way while one is decoded */
-
-/* out[i] = scale of group g + i of the row-major array. */
+/* out[i] = scale of group g + i of the row-major array; there is room for whole vectors, as what a masked store wrote
+ * is slow to load. */
 static inline void row_scales(const ql_wview *w, size_t g, size_t count, float *out)
 {
     size_t stretch = g / QL_DQ_GROUPS; /* of groups with one step and offset */
@@ -110,35 +109,62 @@ static inline void row_scales(const ql_wview *w, size_t g, size_t count, float *
     for (size_t i = 0; i < count; i += LANES) {
         __mmask16 mask = (__mmask16)(count - i >= LANES ? ~0u : (1u << (count - i)) - 1);
         __m512i code = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, (const uint8_t *)w->scales + g + i));
-        _mm512_mask_storeu_ps(out + i, mask, _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), step, offset));
+        _mm512_storeu_ps(out + i, _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), step, offset));
     }
 }
 
-/* Block after block of 64 terms, for all the rows, so that stores stay within a page. What the inner loop needs is in
- * variables of its own: the compiler must take a vector's store for one that may change anything in memory. */
-static inline __attribute__((always_inline)) void forward(way how, const ql_wview *w, size_t col, size_t cols,
+/* What decodes a piece of 64 columns, in registers while rows go by. */
+typedef struct piece {
+    way how;
+    const ql_wview *w;
+    size_t row, col, count; /* of W, and the columns that are there */
+    const char *line;       /* of that row */
+    float low, high;        /* scales of the first and the second 32 columns */
+} piece;
+
+static inline __attribute__((always_inline)) block decode_piece(piece at, __m512 table)
+{
+    if (at.how == ANY)
+        return decode_any(at.w, at.row, at.col, least(at.count, QL_BLOCK));
+    return decode(at.how, at.line, table, at.col, at.count, at.low, at.high);
+}
+
+enum { ROWS = 32, LINE = 2 * QL_BLOCK /* terms: a line of 4-bit codes */ };
+enum { SCALES = QL_AMX_OUTPUTS / 32 + 2 * LANES /* of a row, in whole vectors */ };
+
+/* 32 outputs. Lines of codes are used up at once, as rows far apart may share the sets of a cache. What the inner
+ * loop needs is in variables of its own: the compiler must take a vector's store for one that may change anything. */
+static inline __attribute__((always_inline)) void forward(way how, const ql_wview *w, size_t row, size_t rows,
                                                           size_t from, size_t depth, uint16_t *panel)
 {
-    float scales[QL_AMX_OUTPUTS][QL_AMX_TERMS / 32];
-    size_t half = ql_amx_steps(depth) * 2 * TILE, group = 1, first = 0, last = 0, row_bytes = w->row_bytes;
+    float scales[ROWS][QL_AMX_TERMS / 32 + 2 * LANES];
+    size_t group = 1, first = 0, last = 0, row_bytes = w->row_bytes;
     __m512 table = load_table(w);
     if (how <= BYTES) {
         group = w->format.group, first = from / group, last = (from + depth - 1) / group;
-        for (size_t o = 0; o < cols; o++)
-            row_scales(w, (col + o) * ql_row_groups(w) + first, last - first + 1, scales[o]);
+        for (size_t o = 0; o < rows; o++)
+            row_scales(w, (row + o) * ql_row_groups(w) + first, last - first + 1, scales[o]);
     }
-    for (size_t at = 0; at < depth; at += QL_BLOCK, panel += 4 * TILE) {
-        const char *line = (const char *)w->codes + col * row_bytes;
-        size_t low = (from + at) / group, high = (from + at + STEP) / group, count = depth - at;
-        low -= first, high = (high < last ? high : last) - first;
-        for (size_t o = 0; o < cols; o++, line += row_bytes) {
-            block b = how == ANY     ? decode_any(w, col + o, from + at, count < QL_BLOCK ? count : QL_BLOCK)
-                      : how <= BYTES ? decode(how, line, table, from + at, count, scales[o][low], scales[o][high])
-                                     : decode(how, line, table, from + at, count, 0, 0);
-            uint16_t *out = panel + (o / 32 ? half : 0) + o % 32 * STEP;
-            _mm512_store_si512(out, b.low);
-            if (count > STEP)
-                _mm512_store_si512(out + 2 * TILE, b.high);
+    for (size_t at = 0; at < depth; at += LINE, panel += 8 * TILE) {
+        const char *line = (const char *)w->codes + row * row_bytes;
+        size_t blocks = pieces(least(depth - at, LINE), QL_BLOCK), group_of[2 * LINE / QL_BLOCK];
+        for (size_t i = 0; i < 2 * blocks; i++)
+            group_of[i] = least((from + at + i * STEP) / group, last) - first;
+        for (size_t o = 0; o < rows; o++, line += row_bytes) {
+            uint16_t *out = panel + o * STEP;
+#pragma GCC unroll 2
+            for (size_t i = 0; i < LINE / QL_BLOCK; i++) {
+                if (i >= blocks)
+                    break;
+                size_t count = depth - at - i * QL_BLOCK;
+                piece here = {how, w, row + o, from + at + i * QL_BLOCK, count, line, 0, 0};
+                if (how <= BYTES)
+                    here.low = scales[o][group_of[2 * i]], here.high = scales[o][group_of[2 * i + 1]];
+                block b = decode_piece(here, table);
+                _mm512_store_si512(out + 4 * i * TILE, b.low);
+                if (count > STEP)
+                    _mm512_store_si512(out + (4 * i + 2) * TILE, b.high);
+            }
         }
     }
 }
@@ -154,60 +180,74 @@ static inline void store_pairs(__m512i even, __m512i odd, uint16_t *tile)
     _mm512_store_si512(tile + TILE, _mm512_permutex2var_epi16(even, _mm512_load_si512(order + 32), odd));
 }
 
-static inline float one_scale(const ql_wview *w, size_t g)
+/* `cols` columns of two rows of W (`rows` are there), which are terms of the sums, as pairs of 32 columns each `across`
+ * from the last. groups: places among the scales of the rows of every 32 columns. */
+static inline __attribute__((always_inline)) void backward_pair(piece here, size_t rows, const float (*scales)[SCALES],
+                                                                const uint8_t *groups, __m512 table, size_t across,
+                                                                uint16_t *tile)
 {
-    if (w->format.scale != QL_SCALE_DQ)
-        return ql_wview_scale(w, g);
-    return fmaf(((const uint8_t *)w->scales)[g], _cvtsh_ss(w->steps[g / QL_DQ_GROUPS]),
-                _cvtsh_ss(w->offsets[g / QL_DQ_GROUPS]));
+    size_t cols = here.count, row_bytes = here.w->row_bytes;
+    for (size_t c = 0; c < cols; c += QL_BLOCK, here.col += QL_BLOCK, tile += 2 * across) {
+        here.count = cols - c;
+        for (size_t i = 0; i < 4; i++) /* they come from the second-level cache */
+            __builtin_prefetch(tile + 2 * TILE + i % 2 * TILE + i / 2 * across, 1);
+        block pair[2] = {{_mm512_setzero_si512(), _mm512_setzero_si512()},
+                         {_mm512_setzero_si512(), _mm512_setzero_si512()}};
+#pragma GCC unroll 2
+        for (size_t r = 0; r < 2; r++) {
+            if (r >= rows)
+                break;
+            piece one = here;
+            one.row += r, one.line += r * row_bytes;
+            one.low = scales[r][groups[c / STEP]], one.high = scales[r][groups[c / STEP + 1]];
+            pair[r] = decode_piece(one, table);
+        }
+        store_pairs(pair[0].low, pair[1].low, tile);
+        if (here.count > STEP)
+            store_pairs(pair[0].high, pair[1].high, tile + across);
+    }
 }
 
-/* Columns [col, col + cols) of a row, scale and all; low and high are the first and last of its groups there. */
-static inline __attribute__((always_inline)) block decode_row(way how, const ql_wview *w, const char *line,
-                                                              __m512 table, size_t row, size_t col, size_t cols,
-                                                              size_t low, size_t high)
-{
-    if (how == ANY)
-        return decode_any(w, row, col, cols);
-    if (how > BYTES)
-        return decode(how, line, table, col, cols, 0, 0);
-    float first = one_scale(w, low);
-    return decode(how, line, table, col, cols, first, low == high ? first : one_scale(w, high));
-}
+enum { AHEAD = 16 }; /* rows whose codes are on their way: far apart, they would wait for each other's cache sets */
 
 static inline __attribute__((always_inline)) void backward(way how, const ql_wview *w, size_t col, size_t cols,
                                                            size_t from, size_t depth, uint16_t *panel)
 {
-    size_t end = ql_amx_steps(depth) * STEP, half = end * 2 * LANES, row_bytes = w->row_bytes, groups = ql_row_groups(w);
-    size_t low = how <= BYTES ? col / w->format.group : 0, high = how <= BYTES ? (col + cols - 1) / w->format.group : 0;
-    size_t ahead = AHEAD * row_bytes + (how == BF16 || how == F16 ? 4 : how == BYTES ? 2 : 1) * col / 2;
-    const char *line = (const char *)w->codes + from * row_bytes;
+    float scales[ROWS][SCALES] = {{0}};
+    uint8_t groups[QL_AMX_OUTPUTS / STEP + 2] = {0};
+    size_t across = ql_amx_steps(depth) * STEP * ROWS, all = ql_row_groups(w), row_bytes = w->row_bytes;
+    size_t group = how <= BYTES ? w->format.group : 1, first = col / group, last = (col + cols - 1) / group;
+    size_t begin = (how == BF16 || how == F16 ? 2 * col : how == BYTES ? col : col / 2) / 64 * 64;
+    size_t end = how == BF16 || how == F16 ? 2 * (col + cols) : how == BYTES ? col + cols : (col + cols) / 2;
     __m512 table = load_table(w);
-    for (size_t i = 0, row = from; i < end; i += 2, row += 2, line += 2 * row_bytes) {
-        if (i + AHEAD < depth) {
-            _mm_prefetch(line + ahead, _MM_HINT_T0);
-            _mm_prefetch(line + ahead + row_bytes, _MM_HINT_T0);
+    for (size_t i = 0; how <= BYTES && i < cols; i += STEP)
+        groups[i / STEP] = (uint8_t)((col + i) / group - first);
+    for (size_t i = 0; i < depth; i += ROWS, panel += 2 * TILE) {
+        size_t rows = least(ROWS, depth - i);
+        for (size_t r = 0; how <= BYTES && r < rows; r++)
+            row_scales(w, (from + i + r) * all + first, last - first + 1, scales[r]);
+        for (size_t r = 0; r < ROWS; r += 2) {
+            size_t row = from + i + r;
+            const char *line = (const char *)w->codes + row * row_bytes;
+            for (size_t at = begin; at < end && row + AHEAD + 1 < w->n; at += 64) {
+                _mm_prefetch(line + AHEAD * row_bytes + at, _MM_HINT_T0);
+                _mm_prefetch(line + (AHEAD + 1) * row_bytes + at, _MM_HINT_T0);
+            }
+            backward_pair((piece){how, w, row, col, cols, line, 0, 0}, rows > r ? rows - r : 0, scales + r, groups, table,
+                          across, panel + r / 2 * STEP);
         }
-        block even = {_mm512_setzero_si512(), _mm512_setzero_si512()}, odd = even;
-        size_t g = row * groups;
-        if (i < depth)
-            even = decode_row(how, w, line, table, row, col, cols, g + low, g + high);
-        if (i + 1 < depth)
-            odd = decode_row(how, w, line + row_bytes, table, row + 1, col, cols, g + groups + low, g + groups + high);
-        uint16_t *tile = panel + i / STEP * 2 * TILE + i % STEP / 2 * STEP;
-        store_pairs(even.low, odd.low, tile);
-        if (cols > STEP)
-            store_pairs(even.high, odd.high, tile + half);
     }
 }
 
 static inline __attribute__((always_inline)) void fill(way how, const ql_product *p, size_t col, size_t cols,
                                                        size_t from, size_t depth, uint16_t *panel)
 {
+    size_t across = ql_amx_steps(depth) * STEP * ROWS;
     if (p->transposed)
         backward(how, p->w, col, cols, from, depth, panel);
     else
-        forward(how, p->w, col, cols, from, depth, panel);
+        for (size_t o = 0; o < cols; o += ROWS)
+            forward(how, p->w, col + o, least(ROWS, cols - o), from, depth, panel + o / ROWS * across);
 }
 
 void ql_fill_amx(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, uint16_t *panel)

@@ -1,44 +1,34 @@
 /* AMX, bf16: x and decoded weights rounded to bf16, sums in fp32; for up to eight tokens both in fixed point instead, by
- * vectors, which is more exact. Forward, rows of W are tiles as they lie and the result comes out turned; transposed, x
- * is. A panel of W (64 outputs x 2048 terms) is decoded into the second-level cache, where a panel of x waits. Of it 32
- * outputs x DEPTH terms at a time stay in the first-level cache, while x streams by. Sums wait in scratch between panels
- * of W. */
+ * vectors, which is more exact. A panel of W is decoded into the second-level cache, once for all the tokens of a
+ * rectangle. 32 tokens x DEPTH terms of x at a time stay in the first-level cache, while the panel streams by. A chain of
+ * products is one sum: their panels lie side by side, as many as there is room for (a group). However they are cut, sums
+ * are added up term by term in the order of the chain. */
 #include <immintrin.h>
 
 #include "base/cpu.h"
-#include "kern/amx_tiles.h"
+#include "kern/blocks_amx.h"
 #include "kern/decode.h"
 #include "kern/few.h"
 #include "kern/fill_amx.h"
 #include "kern/gemv.h"
 #include "kern/kernels.h"
-#include "kern/turn_avx512.h"
 
 #ifndef QL_AMX_EMULATED
-enum { DEPTH = 512 /* terms of W that stay in the first-level cache */, MOST_ROWS = 1024, MOST_COLS = 1024 };
-enum { MOST_TERMS = QL_AMX_TERMS, PANEL_OF_X = 3 << 18 /* bf16: most of a second-level cache of 2 MB */ };
+enum { DEPTH = 512 /* terms of x that stay in the first-level cache */, TERMS = QL_AMX_TERMS, WIDTH = QL_AMX_OUTPUTS };
+enum { GROUP_TERMS = 2688, PANEL = 3 << 18 /* bf16: most of a second-level cache of 2 MB */ };
+enum { MOST_ROWS = 4096, WAITING_ROWS = 1024 /* where their sums wait */, MOST_COLS = 1024, FAR_X = 1 << 18 /* bf16 */ };
 #else /* small, so that small products have several of everything */
-enum { DEPTH = 64, MOST_ROWS = 64, MOST_COLS = 128, MOST_TERMS = 128, PANEL_OF_X = 48 * 128 };
+enum { DEPTH = 64, TERMS = 128, WIDTH = 128, GROUP_TERMS = 192, PANEL = 128 * 128 };
+enum { MOST_ROWS = 4096, WAITING_ROWS = 64, MOST_COLS = 256, FAR_X = 1 << 10 };
 #endif
-enum { BLOCK = 32, LANES = 16, STEP = 32, TILE = 512 /* bf16 */, SUMS = 4 * LANES * LANES /* of a block */ };
-
-static size_t pieces(size_t length, size_t piece)
-{
-    return (length + piece - 1) / piece;
-}
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
+enum { MOST_SEGMENTS = 8 };
 
 static bool accepts(const ql_wview *w)
 {
     return w->format.code != QL_CODE_F32;
 }
 
-/* Packed x: rectangle after rectangle, in it panel after panel, in it block of 32 tokens after block, in it
- * [step][1 or 2 tiles of 16 tokens]. */
+/* Packed x: panel after panel, in it block of 32 tokens after block, in it [step][1 or 2 tiles of 16 tokens]. */
 static size_t packed_rows(size_t rows)
 {
     return pieces(rows, LANES) * LANES;
@@ -47,14 +37,59 @@ static size_t packed_rows(size_t rows)
 /* Terms of a panel: sums are cut into panels of about the same depth. */
 static size_t panel_terms(size_t inputs)
 {
-    size_t panels = pieces(inputs, MOST_TERMS);
+    size_t panels = pieces(inputs, TERMS);
     return pieces(pieces(inputs, panels ? panels : 1), QL_BLOCK) * QL_BLOCK;
 }
 
-/* Blocks of sums side by side: all where they wait for another panel, otherwise a panel's. */
-static size_t sums_across(size_t inputs, size_t cols)
+/* A product's terms [from, from + depth), with its packed x and, once decoded, its part of the panel. */
+typedef struct segment {
+    const ql_product *p;
+    size_t from, depth, steps;
+    const uint16_t *x;
+    uint16_t *w;
+} segment;
+
+/* The segments whose parts of a panel are decoded together. */
+typedef struct group {
+    segment of[MOST_SEGMENTS];
+    size_t count, steps;
+} group;
+
+/* What comes next in a chain: a product and the first term of it. */
+typedef struct place {
+    const ql_product *p;
+    size_t from;
+} place;
+
+static group next_group(place *at)
 {
-    return pieces(inputs > panel_terms(inputs) ? cols : QL_AMX_OUTPUTS, BLOCK);
+    group g = {0};
+    while (at->p && g.count < MOST_SEGMENTS) {
+        const ql_product *p = at->p;
+        size_t inputs = ql_product_inputs(p), depth = least(panel_terms(inputs), inputs - at->from);
+        size_t steps = ql_amx_steps(depth);
+        if (g.count && (g.steps + steps) * STEP > GROUP_TERMS)
+            break;
+        g.of[g.count++] = (segment){p, at->from, depth, steps,
+                                    (const uint16_t *)p->packed + at->from * packed_rows(p->m), NULL};
+        g.steps += steps;
+        at->from += depth;
+        if (at->from == inputs)
+            *at = (place){p->next, 0};
+    }
+    return g;
+}
+
+/* Steps of the deepest group; more than one group: sums wait between them. */
+static size_t deepest(const ql_product *p, bool *waiting)
+{
+    size_t steps = 0, groups = 0;
+    for (place at = {p, 0}; at.p; groups++) {
+        group g = next_group(&at);
+        steps = g.steps > steps ? g.steps : steps;
+    }
+    *waiting = groups > 1;
+    return steps;
 }
 
 static size_t tiles_packed(const ql_product *p)
@@ -62,21 +97,37 @@ static size_t tiles_packed(const ql_product *p)
     return packed_rows(p->m) * ql_amx_steps(ql_product_inputs(p)) * STEP * sizeof(uint16_t);
 }
 
+/* Rectangles: the time of all threads is about that of the one with the most. Decoding counts as 75 tokens more, reading
+ * x as 24 outputs more. */
+static void cut(ql_plan *plan, size_t m, size_t outputs, size_t widest, size_t most_rows, size_t threads)
+{
+    size_t best = SIZE_MAX;
+    for (size_t down = pieces(m, most_rows); down <= pieces(m, 2 * BLOCK) || down == pieces(m, most_rows); down++) {
+        size_t rows = pieces(pieces(m, down ? down : 1), BLOCK) * BLOCK;
+        for (size_t cols = widest; cols >= QL_BLOCK; cols -= QL_BLOCK) {
+            size_t rounds = pieces(pieces(m, rows) * pieces(outputs, cols), threads);
+            size_t time = rounds * (rows * (cols + 24 * pieces(cols, WIDTH)) + 75 * cols);
+            if (time < best)
+                best = time, plan->rows = rows, plan->cols = cols;
+        }
+    }
+}
+
+/* Outputs of a panel. */
+static size_t widest(size_t steps)
+{
+    return least(WIDTH, PANEL / (steps * STEP) / QL_BLOCK * QL_BLOCK);
+}
+
 static ql_plan tiles_plan(const ql_product *p, size_t threads)
 {
-    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p), terms = panel_terms(inputs);
-    size_t most = least(MOST_ROWS, PANEL_OF_X / terms / BLOCK * BLOCK), down = pieces(p->m, most);
-    /* As many rectangles for every thread, as wide as may be: each reads its panels of x once. */
-    size_t across = threads * pieces(outputs, threads * MOST_COLS);
-    ql_plan plan = {.rows = pieces(pieces(p->m, down ? down : 1), BLOCK) * BLOCK,
-                    .cols = pieces(pieces(outputs, across), QL_AMX_OUTPUTS) * QL_AMX_OUTPUTS};
-    /* Narrow weights give many threads too few rectangles: tokens are shared out as well. */
-    while (plan.rows > 2 * BLOCK && pieces(p->m, plan.rows) * pieces(outputs, plan.cols) < threads)
-        plan.rows = pieces(plan.rows / 2, BLOCK) * BLOCK;
-    plan.packs = pieces(p->m, plan.rows ? plan.rows : 1) * pieces(inputs, terms);
-    plan.packed = tiles_packed(p);
-    plan.scratch = QL_AMX_OUTPUTS * terms * sizeof(uint16_t) +
-                   pieces(least(p->m, most), BLOCK) * sums_across(inputs, plan.cols) * SUMS * sizeof(float);
+    bool waiting;
+    size_t steps = deepest(p, &waiting), most_rows = waiting ? WAITING_ROWS : MOST_ROWS, width = widest(steps);
+    ql_plan plan = {.packs = pieces(p->m, BLOCK) * pieces(ql_product_inputs(p), panel_terms(ql_product_inputs(p))),
+                    .packed = tiles_packed(p)};
+    cut(&plan, p->m, ql_product_outputs(p), MOST_COLS, most_rows, threads);
+    plan.scratch = width * steps * STEP * sizeof(uint16_t) +
+                   (waiting ? least(packed_rows(p->m) + LANES, most_rows) : BLOCK) * width * sizeof(float);
     return plan;
 }
 
@@ -119,197 +170,100 @@ static void pack_block(const ql_product *p, size_t row, size_t rows, size_t from
 
 static void tiles_pack(const ql_product *p, ql_plan plan, size_t index)
 {
-    size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), panels = pieces(inputs, terms);
-    size_t row = index / panels * plan.rows, from = index % panels * terms;
-    size_t rows = least(plan.rows, p->m - row), depth = least(terms, inputs - from);
-    uint16_t *out = (uint16_t *)p->packed + (row * ql_amx_steps(inputs) + packed_rows(rows) * (from / STEP)) * STEP;
-    for (size_t r = 0; r < rows; r += BLOCK) {
-        size_t some = least(BLOCK, rows - r);
-        pack_block(p, row + r, some, from, depth, out);
-        out += packed_rows(some) * ql_amx_steps(depth) * STEP;
+    size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), blocks = pieces(p->m, BLOCK);
+    size_t from = index / blocks * terms, row = index % blocks * BLOCK, depth = least(terms, inputs - from);
+    (void)plan;
+    pack_block(p, row, least(BLOCK, p->m - row), from, depth,
+               (uint16_t *)p->packed + from * packed_rows(p->m) + row * ql_amx_steps(depth) * STEP);
+}
+
+/* sums[blocks of 32 outputs] (+)= 32 tokens with the group's panel. What is on its way: y, where the sums will go, and
+ * whether the next tokens' x comes from far. */
+static inline __attribute__((always_inline)) void multiply_tokens(bool transposed, const group *g, size_t block,
+                                                                  size_t cols, bool add, float *sums, soon lines)
+{
+    size_t at_once = DEPTH / STEP, across = pieces(cols, BLOCK);
+    const char *y = lines.y;
+    float *before = NULL;
+    lines.x_lines = lines.far_x ? pieces(2 * TILE_ROWS, across) : 0;
+    for (size_t i = 0; i < g->count; i++) {
+        const segment *seg = &g->of[i];
+        const uint16_t *x = seg->x + block * seg->steps * 2 * TILE;
+        for (size_t s = 0; s < seg->steps; s += at_once, add = true)
+            for (size_t o = 0; o < across; o++) {
+                lines.y = !i && !s && y ? y + o * 2 * TILE_LINE : NULL;
+                lines.x = (const char *)(x + (s + at_once) * 2 * TILE) + o * lines.x_lines * TILE_LINE;
+                multiply_block(transposed, x + s * 2 * TILE, seg->w + (o * seg->steps + s) * 2 * TILE,
+                               least(at_once, seg->steps - s), add, sums + o * SUMS, before, lines);
+                before = sums + o * SUMS;
+            }
     }
-}
-
-/* y[rows][cols] (+)= a tile of sums, [16 tokens][16 outputs] or, forward, turned. */
-static void write_tile(const float *sums, bool turned, size_t rows, size_t cols, float *y, size_t ldy, bool add)
-{
-    __m512i line[LANES];
-#pragma GCC unroll 16
-    for (size_t r = 0; r < LANES; r++)
-        line[r] = _mm512_load_si512(sums + r * LANES);
-    if (turned)
-        turn16(line);
-    __mmask16 mask = (__mmask16)(cols >= LANES ? ~0u : (1u << cols) - 1);
-    float *out = y;
-#pragma GCC unroll 16
-    for (size_t r = 0; r < LANES; r++, out += ldy) {
-        if (r >= rows)
-            return;
-        __m512 value = _mm512_castsi512_ps(line[r]);
-        if (add)
-            value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, out));
-        _mm512_mask_storeu_ps(out, mask, value);
-    }
-}
-
-/* The steps of a product of 2 x 2 tiles: w stays in the first-level cache, x streams by. */
-static inline __attribute__((always_inline)) void more_steps(bool transposed, const uint16_t *x, const uint16_t *w,
-                                                             size_t steps)
-{
-    for (size_t s = 0; s < steps; s++, x += 2 * TILE, w += 2 * TILE) {
-        if (transposed) {
-            tile_stream(4, x);
-            tile_load(6, w);
-            tile_dot_bf16(0, 4, 6);
-            tile_load(7, w + TILE);
-            tile_dot_bf16(1, 4, 7);
-            tile_stream(5, x + TILE);
-        } else {
-            tile_load(4, w);
-            tile_stream(6, x);
-            tile_dot_bf16(0, 4, 6);
-            tile_stream(7, x + TILE);
-            tile_dot_bf16(1, 4, 7);
-            tile_load(5, w + TILE);
-        }
-        tile_dot_bf16(2, 5, 6);
-        tile_dot_bf16(3, 5, 7);
-    }
-}
-
-static inline void store_sums(float *sums)
-{
-    tile_store(0, sums);
-    tile_store(1, sums + LANES * LANES);
-    tile_store(2, sums + 2 * LANES * LANES);
-    tile_store(3, sums + 3 * LANES * LANES);
-}
-
-/* sums (+)= 32 tokens of packed x with 32 outputs of the panel. The tiles still hold the sums of the block before,
- * which go to `before`, each while the first step waits for its tiles. */
-static inline __attribute__((always_inline)) void multiply_block(bool transposed, const uint16_t *x, const uint16_t *w,
-                                                                 size_t steps, bool add, float *sums, float *before)
-{
-#define CHANGE_SUMS(t)                                                                                                 \
-    do {                                                                                                               \
-        if (before)                                                                                                    \
-            tile_store(t, before + t * LANES * LANES);                                                                 \
-        if (add)                                                                                                       \
-            tile_load(t, sums + t * LANES * LANES);                                                                    \
-        else                                                                                                           \
-            tile_zero(t);                                                                                              \
-    } while (0)
-    const uint16_t *a = transposed ? x : w, *b = transposed ? w : x;
-    tile_load(4, a);
-    tile_load(6, b);
-    CHANGE_SUMS(0);
-    tile_dot_bf16(0, 4, 6);
-    tile_load(7, b + TILE);
-    CHANGE_SUMS(1);
-    tile_dot_bf16(1, 4, 7);
-    tile_load(5, a + TILE);
-    CHANGE_SUMS(2);
-    tile_dot_bf16(2, 5, 6);
-    CHANGE_SUMS(3);
-    tile_dot_bf16(3, 5, 7);
-#undef CHANGE_SUMS
-    more_steps(transposed, x + 2 * TILE, w + 2 * TILE, steps - 1);
+    store_sums(before);
 }
 
 /* The same with no more than 16 tokens. */
-static void multiply_half_block(bool transposed, const uint16_t *x, const uint16_t *w, size_t steps, bool add,
-                                float *sums)
+static void multiply_few_tokens(bool transposed, const group *g, size_t block, size_t cols, bool add, float *sums)
 {
-    float *other = sums + (transposed ? 1 : 2) * LANES * LANES;
-    tile_zero(0);
-    tile_zero(1);
-    if (add) {
-        tile_load(0, sums);
-        tile_load(1, other);
-    }
-    for (size_t s = 0; s < steps; s++, x += TILE, w += 2 * TILE) {
-        tile_load(4, x);
-        tile_load(5, w);
-        tile_load(6, w + TILE);
-        if (transposed) {
-            tile_dot_bf16(0, 4, 5);
-            tile_dot_bf16(1, 4, 6);
-        } else {
-            tile_dot_bf16(0, 5, 4);
-            tile_dot_bf16(1, 6, 4);
-        }
-    }
-    tile_store(0, sums);
-    tile_store(1, other);
+    for (size_t i = 0; i < g->count; i++, add = true)
+        for (size_t o = 0; o < pieces(cols, BLOCK); o++)
+            multiply_half_block(transposed, g->of[i].x + block * g->of[i].steps * 2 * TILE,
+                                g->of[i].w + o * g->of[i].steps * 2 * TILE, g->of[i].steps, add, sums + o * SUMS);
 }
 
-/* All tokens of the rectangle with 32 outputs of the panel. */
-static inline __attribute__((always_inline)) void multiply_rows(bool transposed, size_t rows, const uint16_t *x,
-                                                                const uint16_t *w, size_t steps, bool add, float *sums)
-{
-    enum { AT_ONCE = DEPTH / STEP };
-    float *before = NULL;
-    size_t whole = packed_rows(rows) / BLOCK;
-    for (size_t s = 0; s < steps; s += AT_ONCE)
-        for (size_t i = 0; i < whole; i++) {
-            multiply_block(transposed, x + (i * steps + s) * 2 * TILE, w + s * 2 * TILE, least(AT_ONCE, steps - s),
-                           add || s, sums + i * SUMS, before);
-            before = sums + i * SUMS;
-        }
-    if (before)
-        store_sums(before);
-    if (whole * BLOCK < rows)
-        multiply_half_block(transposed, x + whole * steps * 2 * TILE, w, steps, add, sums + whole * SUMS);
-}
-
-/* All tokens of the rectangle with a panel of W. */
-static void multiply_panel(const ql_product *p, size_t rows, const uint16_t *x, const uint16_t *panel, size_t cols,
-                           size_t steps, bool add, float *sums)
-{
-    for (size_t c = 0; c < cols; c += BLOCK, panel += steps * 2 * TILE, sums += pieces(rows, BLOCK) * SUMS) {
-        if (p->transposed)
-            multiply_rows(true, rows, x, panel, steps, add, sums);
-        else
-            multiply_rows(false, rows, x, panel, steps, add, sums);
-    }
-}
-
-/* The sums of rectangle t, [32 outputs][block of tokens], go to y; the next rows are on their way meanwhile. */
+/* The sums of rectangle t, at most 32 tokens, go to y. */
 static void write_rows(const ql_product *p, ql_tile t, const float *sums)
 {
-    size_t across = pieces(t.rows, BLOCK) * SUMS;
-    for (size_t r = 0; r < t.rows; r += LANES) {
-        size_t rows = least(LANES, t.rows - r), token = r / LANES % 2;
-        float *y = p->y + (t.row + r) * p->ldy + t.col;
+    for (size_t r = 0; r < t.rows; r += LANES)
         for (size_t o = 0; o < t.cols; o += LANES) {
-            size_t output = o / LANES % 2, at = p->transposed ? 2 * token + output : 2 * output + token;
-            for (size_t i = LANES; i < 2 * LANES && r + i < t.rows; i++)
-                __builtin_prefetch(y + i * p->ldy + o, 1);
-            write_tile(sums + o / BLOCK * across + r / BLOCK * SUMS + at * LANES * LANES, !p->transposed, rows,
-                       t.cols - o, y + o, p->ldy, p->add);
+            size_t token = r / LANES, output = o / LANES % 2, at = p->transposed ? 2 * token + output : 2 * output + token;
+            write_tile(sums + o / BLOCK * SUMS + at * LANES * LANES, !p->transposed, least(LANES, t.rows - r), t.cols - o,
+                       p->y + (t.row + r) * p->ldy + t.col + o, p->ldy, p->add);
         }
+}
+
+/* Every token of rectangle t, no wider than a panel, with a group. */
+static void multiply_group(const ql_product *p, const group *g, ql_tile t, bool first, bool last, bool waiting,
+                           float *sums)
+{
+    size_t own = pieces(t.cols, BLOCK) * SUMS;
+    for (size_t r = 0; r < t.rows; r += BLOCK, sums += waiting ? own : 0) {
+        ql_tile rows = {t.row + r, least(BLOCK, t.rows - r), t.col, t.cols};
+        size_t block = rows.row / BLOCK;
+        soon on_its_way = {.stride = p->ldy * sizeof(float), .y = last ? (const char *)(p->y + rows.row * p->ldy + t.col) : NULL};
+        on_its_way.far_x = t.rows * g->steps * STEP > FAR_X;
+        if (rows.rows <= LANES)
+            multiply_few_tokens(p->transposed, g, block, t.cols, !first, sums);
+        else if (p->transposed)
+            multiply_tokens(true, g, block, t.cols, !first, sums, on_its_way);
+        else
+            multiply_tokens(false, g, block, t.cols, !first, sums, on_its_way);
+        if (last)
+            write_rows(p, rows, sums);
     }
 }
 
 static void tiles_tile(const ql_product *p, ql_tile t, void *scratch)
 {
-    size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), across = pieces(t.rows, BLOCK) * SUMS;
-    uint16_t *panel = scratch;
-    float *sums = (float *)(void *)(panel + QL_AMX_OUTPUTS * terms);
-    const uint16_t *x = (const uint16_t *)p->packed + t.row * ql_amx_steps(inputs) * STEP;
-    tiles_begin();
-    for (size_t from = 0; from < inputs; from += terms, x += packed_rows(t.rows) * terms) {
-        size_t depth = least(terms, inputs - from);
-        for (size_t c = 0; c < t.cols; c += QL_AMX_OUTPUTS) {
-            size_t cols = least(QL_AMX_OUTPUTS, t.cols - c);
-            float *out = sums + (inputs > terms ? c / BLOCK * across : 0);
-            ql_fill_amx(p, t.col + c, cols, from, depth, panel);
-            multiply_panel(p, t.rows, x, panel, cols, ql_amx_steps(depth), from > 0, out);
-            if (from + depth == inputs)
-                write_rows(p, (ql_tile){t.row, t.rows, t.col + c, cols}, out);
+    bool waiting;
+    size_t steps = deepest(p, &waiting), width = widest(steps);
+    for (size_t c = 0; c < t.cols; c += width) {
+        ql_tile panel = {t.row, t.rows, t.col + c, least(width, t.cols - c)};
+        size_t across = pieces(panel.cols, QL_BLOCK) * 2;
+        float *sums = (float *)(void *)((uint16_t *)scratch + across * steps * 2 * TILE);
+        tiles_begin();
+        for (place at = {p, 0}; at.p;) {
+            bool first = at.p == p && at.from == 0;
+            group g = next_group(&at);
+            uint16_t *w = scratch;
+            for (size_t i = 0; i < g.count; i++) {
+                g.of[i].w = w;
+                ql_fill_amx(g.of[i].p, panel.col, panel.cols, g.of[i].from, g.of[i].depth, w);
+                w += across * g.of[i].steps * 2 * TILE;
+            }
+            multiply_group(p, &g, panel, first, !at.p, waiting, sums);
         }
+        tiles_end();
     }
-    tiles_end();
 }
 
 /* A few tokens would leave most of a tile empty. */
@@ -331,7 +285,7 @@ static const ql_way ways[] = {
     {.fits = ql_gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
      .pack = ql_gemv_avx512_pack, .tile = ql_gemv_avx512_tile},
     {.fits = ql_takes_everything, .packed = tiles_packed, .plan = tiles_plan,
-     .pack = tiles_pack, .tile = tiles_tile},
+     .pack = tiles_pack, .tile = tiles_tile, .chains = true, .packs_alike = true},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 

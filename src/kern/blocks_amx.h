@@ -1,0 +1,151 @@
+/* Products of 32 tokens with 32 outputs by 2 x 2 tiles. Forward, rows of W are tiles as they lie and the result comes out
+ * turned; transposed, x is. */
+#ifndef QL_SRC_KERN_BLOCKS_AMX_H
+#define QL_SRC_KERN_BLOCKS_AMX_H
+
+#include "kern/amx_tiles.h"
+#include "kern/fill_amx.h"
+#include "kern/turn_avx512.h"
+
+enum { BLOCK = 32, LANES = 16, STEP = 32, TILE = 512 /* bf16 */, SUMS = 4 * LANES * LANES /* of a block */ };
+
+/* y[rows][cols] (+)= a tile of sums, [16 tokens][16 outputs] or, forward, turned. */
+static void write_tile(const float *sums, bool turned, size_t rows, size_t cols, float *y, size_t ldy, bool add)
+{
+    __m512i line[LANES];
+#pragma GCC unroll 16
+    for (size_t r = 0; r < LANES; r++)
+        line[r] = _mm512_load_si512(sums + r * LANES);
+    if (turned)
+        turn16(line);
+    __mmask16 mask = (__mmask16)(cols >= LANES ? ~0u : (1u << cols) - 1);
+    float *out = y;
+#pragma GCC unroll 16
+    for (size_t r = 0; r < LANES; r++, out += ldy) {
+        if (r >= rows)
+            return;
+        __m512 value = _mm512_castsi512_ps(line[r]);
+        if (add)
+            value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, out));
+        _mm512_mask_storeu_ps(out, mask, value);
+    }
+}
+
+/* What is on its way while tiles are multiplied. */
+typedef struct soon {
+    const char *y; /* [32 rows][2 lines], to be written; NULL: none */
+    size_t stride; /* bytes, of rows of y */
+    bool far_x;
+    const char *x; /* [steps][x_lines] of packed x */
+    size_t x_lines;
+} soon;
+
+static inline __attribute__((always_inline)) void fetch(soon lines, size_t step, size_t steps)
+{
+    if (lines.y) {
+        size_t rows = pieces(BLOCK, steps);
+        const char *line = lines.y + step * rows * lines.stride;
+        for (size_t i = 0; i < rows; i++, line += lines.stride) {
+            __builtin_prefetch(line, 1);
+            __builtin_prefetch(line + TILE_LINE, 1);
+        }
+    }
+    for (size_t i = 0; i < lines.x_lines; i++)
+        __builtin_prefetch(lines.x + step * 2 * TILE_BYTES + i * TILE_LINE, 0, 2);
+}
+
+/* The steps of a product of 2 x 2 tiles: x stays in the first-level cache, w streams by. */
+static inline __attribute__((always_inline)) void more_steps(bool transposed, const uint16_t *x, const uint16_t *w,
+                                                             size_t first, size_t steps, soon lines)
+{
+    for (size_t s = first; s < steps; s++, x += 2 * TILE, w += 2 * TILE) {
+        fetch(lines, s, steps);
+        if (transposed) {
+            tile_load(4, x);
+            tile_stream(6, w);
+            tile_dot_bf16(0, 4, 6);
+            tile_stream(7, w + TILE);
+            tile_dot_bf16(1, 4, 7);
+            tile_load(5, x + TILE);
+        } else {
+            tile_load(6, x);
+            tile_stream(4, w);
+            tile_dot_bf16(0, 4, 6);
+            tile_load(7, x + TILE);
+            tile_dot_bf16(1, 4, 7);
+            tile_stream(5, w + TILE);
+        }
+        tile_dot_bf16(2, 5, 6);
+        tile_dot_bf16(3, 5, 7);
+    }
+}
+
+static inline void store_sums(float *sums)
+{
+    tile_store(0, sums);
+    tile_store(1, sums + LANES * LANES);
+    tile_store(2, sums + 2 * LANES * LANES);
+    tile_store(3, sums + 3 * LANES * LANES);
+}
+
+/* sums (+)= 32 tokens of packed x with 32 outputs of the panel. The tiles still hold the sums of the block before,
+ * which go to `before`, each while the first step waits for its tiles. */
+static inline __attribute__((always_inline)) void multiply_block(bool transposed, const uint16_t *x, const uint16_t *w,
+                                                                 size_t steps, bool add, float *sums, float *before,
+                                                                 soon lines)
+{
+#define CHANGE_SUMS(t)                                                                                                 \
+    do {                                                                                                               \
+        if (before)                                                                                                    \
+            tile_store(t, before + t * LANES * LANES);                                                                 \
+        if (add)                                                                                                       \
+            tile_load(t, sums + t * LANES * LANES);                                                                    \
+        else                                                                                                           \
+            tile_zero(t);                                                                                              \
+    } while (0)
+    const uint16_t *a = transposed ? x : w, *b = transposed ? w : x;
+    tile_load(4, a);
+    tile_load(6, b);
+    CHANGE_SUMS(0);
+    tile_dot_bf16(0, 4, 6);
+    tile_load(7, b + TILE);
+    CHANGE_SUMS(1);
+    tile_dot_bf16(1, 4, 7);
+    tile_load(5, a + TILE);
+    CHANGE_SUMS(2);
+    tile_dot_bf16(2, 5, 6);
+    CHANGE_SUMS(3);
+    tile_dot_bf16(3, 5, 7);
+#undef CHANGE_SUMS
+    fetch(lines, 0, steps);
+    more_steps(transposed, x + 2 * TILE, w + 2 * TILE, 1, steps, lines);
+}
+
+/* The same with no more than 16 tokens. */
+static void multiply_half_block(bool transposed, const uint16_t *x, const uint16_t *w, size_t steps, bool add,
+                                float *sums)
+{
+    float *other = sums + (transposed ? 1 : 2) * LANES * LANES;
+    tile_zero(0);
+    tile_zero(1);
+    if (add) {
+        tile_load(0, sums);
+        tile_load(1, other);
+    }
+    for (size_t s = 0; s < steps; s++, x += TILE, w += 2 * TILE) {
+        tile_load(4, x);
+        tile_load(5, w);
+        tile_load(6, w + TILE);
+        if (transposed) {
+            tile_dot_bf16(0, 4, 5);
+            tile_dot_bf16(1, 4, 6);
+        } else {
+            tile_dot_bf16(0, 5, 4);
+            tile_dot_bf16(1, 6, 4);
+        }
+    }
+    tile_store(0, sums);
+    tile_store(1, other);
+}
+
+#endif
