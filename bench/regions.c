@@ -10,7 +10,7 @@
 #include "base/workers.h"
 #include "commands.h"
 
-enum { RUNS = 9 };
+enum { RUNS = 9, MOST = 16 /* numbers of threads */ };
 
 /* The thread that drives does `serial` microseconds of work, then each thread `tasks` of `work` microseconds. */
 typedef struct pattern {
@@ -26,6 +26,8 @@ static const pattern patterns[] = {
     {"4 x 5 us a thread, after 5 us", 5, 5, 4, 500},
     {"2 x 50 us a thread, after 5 us", 5, 50, 2, 200},
 };
+
+enum { PATTERNS = sizeof patterns / sizeof *patterns };
 
 static double turns_per_us;
 
@@ -104,7 +106,7 @@ static bool measure_all(size_t threads, bool ours)
         return false;
     }
     printf("%7zu  %-7s", threads, ours ? "ours" : "OpenMP");
-    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+    for (size_t i = 0; i < PATTERNS; i++) {
         double beyond, busy;
         measure(workers, threads, &patterns[i], &beyond, &busy);
         printf("  %8.2f (%4.1f)", beyond, busy);
@@ -115,24 +117,34 @@ static bool measure_all(size_t threads, bool ours)
     return true;
 }
 
+static int help(void)
+{
+    printf("usage: qlora-bench regions [THREADS ...]\n\n"
+           "Microseconds that a parallel loop takes beyond its work, median of %d, and in brackets the CPUs busy meanwhile, for\n"
+           "2, 4, 8 and 16 threads or those named. OpenMP waits as OMP_WAIT_POLICY and GOMP_SPINCOUNT say.\n", RUNS);
+    return 0;
+}
+
 int bench_regions(int argc, char **argv)
 {
-    static const size_t usual[] = {2, 4, 8, 16};
-    if (argc > 1 && (argv[1][0] < '1' || argv[1][0] > '9')) {
-        printf("usage: qlora-bench regions [THREADS ...]\n\n"
-               "Microseconds that a parallel loop takes beyond its work, median of %d, and in brackets the CPUs busy meanwhile.\n"
-               "OpenMP waits as OMP_WAIT_POLICY and GOMP_SPINCOUNT say.\n", RUNS);
-        return strcmp(argv[1], "--help") != 0 ? 2 : 0;
+    size_t threads[MOST] = {2, 4, 8, 16}, count = argc > 1 ? (size_t)argc - 1 : 4;
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+        return help();
+    for (size_t i = 0; argc > 1 && i < count; i++) {
+        char *end;
+        unsigned long number = strtoul(argv[i + 1], &end, 10);
+        if (*end || !number || number > 1024 || count > MOST) {
+            fprintf(stderr, "qlora-bench regions: \"%s\" is no number of threads\n", argv[i + 1]);
+            return 2;
+        }
+        threads[i] = number;
     }
     calibrate();
-    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++)
+    for (size_t i = 0; i < PATTERNS; i++)
         printf("%c  %s\n", (char)('a' + i), patterns[i].name);
     printf("threads  %-7s  %14s  %14s  %14s  %14s  %14s\n", "", "a", "b", "c", "d", "e");
     bool fine = true;
-    size_t count = argc > 1 ? (size_t)argc - 1 : sizeof usual / sizeof *usual;
-    for (size_t i = 0; i < count && fine; i++) {
-        size_t threads = argc > 1 ? strtoul(argv[i + 1], NULL, 10) : usual[i];
-        fine = measure_all(threads, true) && measure_all(threads, false);
-    }
+    for (size_t i = 0; i < count && fine; i++)
+        fine = measure_all(threads[i], true) && measure_all(threads[i], false);
     return fine ? 0 : 1;
 }

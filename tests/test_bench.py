@@ -95,3 +95,7 @@ assert abs(means[0]["share"] - (shares[0] * shares[1]) ** 0.5) < 1e-3, (means[0]
 assert all(r["to_dense"] == 0 and r["mean_of"] == 2 for r in means) and "to dense" not in text
 assert "0 rows left out" in text, text
 run("report", "--part", "99", status=2)
+
+rows = [line.split() for line in run("regions", "1").splitlines() if line.split()[1] in ("ours", "OpenMP")]
+assert [row[:2] for row in rows] == [["1", "ours"], ["1", "OpenMP"]], rows
+run("regions", "2x", status=2)
