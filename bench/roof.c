@@ -33,8 +33,8 @@ static const roof *const roofs[] = {
     &roof_avx2,
     &roof_avx512,
     &roof_avx512_bf16,
-    &roof_amx,
     &roof_avx512_int8,
+    &roof_amx,
 #endif
 };
 
