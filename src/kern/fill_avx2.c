@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kern/decode.h"
+#include "kern/fetch.h"
 #include "kern/table_avx2.h"
 
 enum { WIDTH = 16, LANES = 8 };
@@ -151,6 +152,7 @@ void ql_fill_forward_avx2(const ql_wview *w, size_t col, size_t cols, size_t fro
             index[r] = col + (part + r < cols ? part + r : cols - 1);
             rows[r] = (const char *)w->codes + index[r] * w->row_bytes;
         }
+        ql_fetch_terms(w, rows, LANES, WIDTH, from, depth); /* of the next panel */
         if (ql_is_dense(w))
             forward_dense(w, rows, from, depth, panel + part);
         else

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kern/decode.h"
+#include "kern/fetch.h"
 #include "kern/turn_avx512.h"
 
 enum { WIDTH = 32, LANES = 16 };
@@ -113,16 +114,11 @@ static void piece_dense(ql_code code, const char *const rows[LANES], size_t at, 
     }
 }
 
-/* The rows of the next panel are on their way meanwhile. */
 static void forward_dense(const ql_wview *w, const char *const rows[LANES], size_t from, size_t depth, float *panel)
 {
-    size_t size = w->format.code == QL_CODE_F32 ? 4 : 2, next = WIDTH * w->row_bytes + from * size;
-    for (size_t at = 0; at < depth * size; at += 64) {
-        size_t left = depth * size - at;
-        for (size_t r = 0; r < LANES; r++)
-            _mm_prefetch(rows[r] + next + at, _MM_HINT_T0);
-        piece_dense(w->format.code, rows, from * size + at, left, panel + at / size * WIDTH);
-    }
+    size_t size = w->format.code == QL_CODE_F32 ? 4 : 2;
+    for (size_t at = 0; at < depth * size; at += 64)
+        piece_dense(w->format.code, rows, from * size + at, depth * size - at, panel + at / size * WIDTH);
 }
 
 /* ggml's blocks go through fp32 rows. */
@@ -168,6 +164,7 @@ void ql_fill_forward_avx512(const ql_wview *w, size_t col, size_t cols, size_t f
             index[r] = col + (part + r < cols ? part + r : cols - 1);
             rows[r] = (const char *)w->codes + index[r] * w->row_bytes;
         }
+        ql_fetch_terms(w, rows, LANES, WIDTH, from, depth); /* of the next panel */
         if (ql_is_dense(w))
             forward_dense(w, rows, from, depth, panel + part);
         else if (ql_code_is_ggml(w->format.code))

@@ -3,6 +3,7 @@
 #include "base/cpu.h"
 #include "kern/blocked.h"
 #include "kern/decode.h"
+#include "kern/fetch.h"
 #include "kern/few.h"
 #include "kern/fill_avx512.h"
 #include "kern/gemv.h"
@@ -56,23 +57,23 @@ static inline __m512i load_bf16(const uint16_t *at, size_t count)
     return _mm512_maskz_loadu_epi16(count >= 32 ? ~0u : (1u << count) - 1, at);
 }
 
-/* W in bf16 as it is: its pairs of terms are the panel's words, to be turned. The rows of the next panel are on their way
- * meanwhile. */
+/* W in bf16 as it is: its pairs of terms are the panel's words, to be turned. */
 static void fill_forward_bf16(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
-    for (size_t part = 0; part < cols; part += 16, panel += 16)
+    for (size_t part = 0; part < cols; part += 16, panel += 16) {
+        const char *rows[16];
+        for (size_t r = 0; r < 16; r++) /* past the last row: the last again, never stored */
+            rows[r] = (const char *)w->codes + (col + (part + r < cols ? part + r : cols - 1)) * w->row_bytes;
+        ql_fetch_terms(w, rows, 16, WIDTH, from, depth);
         for (size_t at = 0; at < depth; at += 32) {
             __m512i line[16];
-            for (size_t r = 0; r < 16; r++) { /* past the last row: the last again, never stored */
-                size_t row = col + (part + r < cols ? part + r : cols - 1);
-                const char *codes = (const char *)w->codes + row * w->row_bytes + 2 * (from + at);
-                line[r] = load_bf16((const uint16_t *)(const void *)codes, depth - at);
-                _mm_prefetch(codes + WIDTH * w->row_bytes, _MM_HINT_T0);
-            }
+            for (size_t r = 0; r < 16; r++)
+                line[r] = load_bf16((const uint16_t *)(const void *)rows[r] + from + at, depth - at);
             turn16(line);
             for (size_t i = 0; i < 16 && at + 2 * i < depth; i++)
                 _mm512_store_si512(panel + (at / 2 + i) * WIDTH, line[i]);
         }
+    }
 }
 
 /* The same transposed: neighbouring rows side by side. */
