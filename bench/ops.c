@@ -105,13 +105,14 @@ static void rope(const arrays *x)
 static void swiglu(const arrays *x)
 {
     size_t d = x->model->mlp;
-    ql_glu_forward(QL_SWIGLU, x->m, d, &(ql_glu_in){x->a, x->b, d, d, {0}}, x->d, d, NULL, NULL);
+    ql_glu_forward(QL_SWIGLU, x->m, d, &(ql_glu_in){x->a, x->b, d, d, {0}}, (ql_either){.wide = x->d}, d, NULL, NULL);
 }
 
 static void swiglu_backward(const arrays *x)
 {
     size_t d = x->model->mlp;
-    ql_glu_backward(QL_SWIGLU, x->m, d, &(ql_glu_in){x->a, x->b, d, d, {0}}, x->d, d, x->e, d, x->f, d, NULL);
+    ql_glu_backward(QL_SWIGLU, x->m, d, &(ql_glu_in){x->a, x->b, d, d, {0}}, x->d, d, (ql_either){.wide = x->e}, d,
+                    (ql_either){.wide = x->f}, d, NULL);
 }
 
 typedef struct operation {

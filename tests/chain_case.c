@@ -32,6 +32,16 @@ static void copy_pack(const ql_product *p, ql_plan plan, size_t token)
         packed[i] = ql_bf16_to_f32(p->narrow[token * p->ldx + i]);
 }
 
+/* Rounds to bf16, as the kernels do for which this stands. */
+static void round_pack(const ql_product *p, ql_plan plan, size_t token)
+{
+    size_t inputs = ql_product_inputs(p);
+    float *packed = (float *)p->packed + token * inputs;
+    copy_pack(p, plan, token);
+    for (size_t i = 0; i < inputs; i++)
+        packed[i] = ql_bf16_to_f32(ql_f32_to_bf16(packed[i]));
+}
+
 static void copy_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     float *sums = scratch;
@@ -57,3 +67,22 @@ static bool reads_narrow(const ql_product *p)
 const ql_matmul_kernel chain_case_kernel = {.name = "chaining scalar", .accepts = ql_accepts_everything,
                                             .ways = &copy_way, .way_count = 1, .reads_narrow = reads_narrow,
                                             .bf16_inputs = true};
+
+static const ql_way round_way = {.fits = ql_takes_everything,
+                                 .packed = copy_packed,
+                                 .plan = copy_plan,
+                                 .pack = round_pack,
+                                 .tile = copy_tile,
+                                 .chains = true,
+                                 .packs_alike = true};
+const ql_matmul_kernel chain_rounds_kernel = {.name = "chaining, rounding scalar",
+                                              .accepts = ql_accepts_everything,
+                                              .ways = &round_way,
+                                              .way_count = 1,
+                                              .bf16_inputs = true};
+const ql_matmul_kernel chain_reads_kernel = {.name = "chaining scalar of bf16",
+                                             .accepts = ql_accepts_everything,
+                                             .ways = &round_way,
+                                             .way_count = 1,
+                                             .reads_narrow = reads_narrow,
+                                             .bf16_inputs = true};

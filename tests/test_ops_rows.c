@@ -199,7 +199,7 @@ START_TEST(block_norm_matches_double)
         ql_workers *workers = make_workers(3, (ql_scratch){0});
         memcpy(sum, x, n * sizeof *x);
         memcpy(wide_dx, dx, n * sizeof *dx);
-        ql_residual_rmsnorm(&norm, TOKENS, &(ql_residual){sum, add, narrow}, y, rstd, NULL);
+        ql_residual_rmsnorm(&norm, TOKENS, &(ql_residual){sum, add, narrow}, (ql_either){.wide = y}, rstd, NULL);
         for (size_t t = 0; t < TOKENS; t++) {
             double squares = 0;
             for (size_t i = t * d; i < (t + 1) * d; i++) {
@@ -216,9 +216,19 @@ START_TEST(block_norm_matches_double)
                             d);
         }
         /* In bf16, as of the fp32 numbers that it stands for. */
-        ql_rmsnorm_again(&norm, TOKENS, narrow, again, rstd, workers);
-        ql_residual_rmsnorm(&norm, TOKENS, &(ql_residual){.x = rounded}, unrounded, NULL, workers);
+        ql_rmsnorm_again(&norm, TOKENS, narrow, (ql_either){.wide = again}, rstd, workers);
+        ql_residual_rmsnorm(&norm, TOKENS, &(ql_residual){.x = rounded}, (ql_either){.wide = unrounded}, NULL, workers);
         ck_assert_mem_eq(again, unrounded, n * sizeof *again);
+        uint16_t *out = (uint16_t *)(void *)guarded((n + 1) / 2); /* and to bf16, from both */
+        for (int from = 0; from < 2; from++) {
+            if (from)
+                ql_rmsnorm_again(&norm, TOKENS, narrow, (ql_either){.narrow = out}, rstd, workers);
+            else
+                ql_residual_rmsnorm(&norm, TOKENS, &(ql_residual){.x = rounded}, (ql_either){.narrow = out}, NULL,
+                                    NULL);
+            for (size_t i = 0; i < n; i++)
+                ck_assert_uint_eq(out[i], ql_f32_to_bf16(again[i]));
+        }
         ql_rmsnorm_backward_narrow(&norm, TOKENS, narrow, rstd, dy, dx, workers);
         ql_rmsnorm_backward(&norm, TOKENS, rounded, d, rstd, dy, d, wide_dx, d, true, NULL);
         ck_assert_mem_eq(dx, wide_dx, n * sizeof *dx);
@@ -326,10 +336,11 @@ START_TEST(glu_waits_in_bf16)
     float *dgate = empty_matrix(TOKENS, D, LD), *dup = empty_matrix(TOKENS, D, LD);
     ql_workers *workers = make_workers(2, (ql_scratch){0});
     ql_glu_in in = {gate, up, LD, LD, {0}};
-    ql_glu_forward(glu, TOKENS, D, &in, act, LD, &(ql_glu_waiting){narrow[0], narrow[1]}, NULL);
+    ql_glu_forward(glu, TOKENS, D, &in, (ql_either){.wide = act}, LD, &(ql_glu_waiting){narrow[0], narrow[1]}, NULL);
     in = (ql_glu_in){NULL, NULL, LD, LD, {narrow[0], narrow[1]}};
-    ql_glu_forward(glu, TOKENS, D, &in, again, LD, NULL, workers);
-    ql_glu_backward(glu, TOKENS, D, &in, dact, LD, dgate, LD, dup, LD, workers);
+    ql_glu_forward(glu, TOKENS, D, &in, (ql_either){.wide = again}, LD, NULL, workers);
+    ql_glu_backward(glu, TOKENS, D, &in, dact, LD, (ql_either){.wide = dgate}, LD, (ql_either){.wide = dup}, LD,
+                    workers);
     for (size_t i = 0; i < N; i++) {
         if (i % LD >= D) {
             ck_assert(narrow[0][i] == 0 && narrow[1][i] == 0 && isnan(act[i]) && isnan(again[i]));
@@ -343,6 +354,20 @@ START_TEST(glu_waits_in_bf16)
         assert_near(dgate[i], (glu_value(glu, g + step, u) - glu_value(glu, g - step, u)) / (2 * step) * dact[i], 2e-6,
                     "dgate(%g)", g);
         assert_near(dup[i], glu_value(glu, g, 1) * dact[i], 1e-6, "dup(%g)", g);
+    }
+    /* What is made goes to bf16 too, the gradients to where gate and up waited. */
+    static uint16_t made[2][TOKENS * LD];
+    ql_glu_forward(glu, TOKENS, D, &in, (ql_either){.narrow = made[0]}, LD, NULL, workers);
+    ql_glu_forward(glu, TOKENS, D, &(ql_glu_in){gate, up, LD, LD, {0}}, (ql_either){.narrow = made[1]}, LD,
+                   &(ql_glu_waiting){narrow[0], narrow[1]}, NULL);
+    ql_glu_backward(glu, TOKENS, D, &in, dact, LD, (ql_either){.narrow = narrow[0]}, LD,
+                    (ql_either){.narrow = narrow[1]}, LD, workers);
+    for (size_t i = 0; i < N; i++) {
+        bool gap = i % LD >= D;
+        ck_assert_uint_eq(made[0][i], gap ? 0 : ql_f32_to_bf16(again[i]));
+        ck_assert_uint_eq(made[1][i], gap ? 0 : ql_f32_to_bf16(act[i]));
+        ck_assert_uint_eq(narrow[0][i], gap ? 0 : ql_f32_to_bf16(dgate[i]));
+        ck_assert_uint_eq(narrow[1][i], gap ? 0 : ql_f32_to_bf16(dup[i]));
     }
     ql_workers_destroy(workers);
 }
@@ -364,8 +389,9 @@ START_TEST(glu_matches_double_and_its_differences)
                 gate[t * ld + i] *= t % 2 ? 20 : 4;
         gate[0] = -120; /* exp(120) is beyond fp32 */
         ql_glu_in in = {gate, up, ld, ld, {0}};
-        ql_glu_forward(glu, TOKENS, d, &in, act, ld, NULL, NULL);
-        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, dgate, ld, dup, ld, NULL);
+        ql_glu_forward(glu, TOKENS, d, &in, (ql_either){.wide = act}, ld, NULL, NULL);
+        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, (ql_either){.wide = dgate}, ld, (ql_either){.wide = dup}, ld,
+                        NULL);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < d; i++) {
                 size_t at = t * ld + i;
@@ -383,10 +409,11 @@ START_TEST(glu_matches_double_and_its_differences)
         memcpy(act2, gate, bytes);
         memcpy(up2, up, bytes);
         in.gate = act2;
-        ql_glu_forward(glu, TOKENS, d, &in, act2, ld, NULL, workers);
+        ql_glu_forward(glu, TOKENS, d, &in, (ql_either){.wide = act2}, ld, NULL, workers);
         ck_assert_mem_eq(act, act2, bytes);
         in = (ql_glu_in){gate, up2, ld, ld, {0}};
-        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, dact, ld, up2, ld, workers);
+        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, (ql_either){.wide = dact}, ld, (ql_either){.wide = up2}, ld,
+                        workers);
         ck_assert_mem_eq(dgate, dact, bytes);
         ck_assert_mem_eq(dup, up2, bytes);
     }

@@ -41,29 +41,50 @@ static void list_linears(linears *l, const ql_block_call *call, ql_module first,
     }
 }
 
-/* y[i] is what module `first` + i gives. */
-static void linear(const ql_block_call *call, ql_module first, size_t count, const float *x, ql_saved *saved,
-                   float *const *y)
+/* A buffer of the pass in the width in which the layers that share it as x read it. */
+static ql_either buffer_for(const ql_block_call *call, ql_module first, size_t count, float *buffer)
 {
-    const ql_model_config *c = &call->model->config;
-    linears l;
-    list_linears(&l, call, first, count, saved);
-    for (size_t i = 0; i < l.count; i++)
-        l.use[i].y = y[i];
-    ql_linears_forward(l.use, l.count, call->m, x, ql_module_inputs(c, first), call->pass->work, call->workers);
-    ql_mark(call->workers, QL_PART_OTHER);
+    const ql_linear *layer[QL_LINEARS];
+    size_t present = 0;
+    for (size_t i = 0; i < count; i++)
+        if (ql_module_present(&call->model->config, first + (ql_module)i))
+            layer[present++] = &call->model->blocks[call->index].linear[first + i];
+    if (!(call->dropout && call->dropout->p > 0) && ql_linears_take_bf16(layer, present, call->m))
+        return (ql_either){.narrow = (uint16_t *)(void *)buffer};
+    return (ql_either){.wide = buffer};
 }
 
-static void linear_backward(const ql_block_call *call, ql_module first, size_t count, const float *x,
-                            const float *const *dy, ql_saved *saved, float *dx)
+/* y[i] is what module `first` + i gives. */
+static void linear(const ql_block_call *call, ql_module first, size_t count, ql_either x, ql_saved *saved,
+                   float *const *y)
 {
     const ql_model_config *c = &call->model->config;
     size_t inputs = ql_module_inputs(c, first);
     linears l;
     list_linears(&l, call, first, count, saved);
     for (size_t i = 0; i < l.count; i++)
-        l.use[i].dy = dy[i];
-    ql_linears_backward(l.use, l.count, call->m, x, inputs, dx, inputs, false, call->pass->work, call->workers);
+        l.use[i].y = y[i];
+    if (x.narrow)
+        ql_linears_forward_bf16(l.use, l.count, call->m, x.narrow, inputs, call->pass->work, call->workers);
+    else
+        ql_linears_forward(l.use, l.count, call->m, x.wide, inputs, call->pass->work, call->workers);
+    ql_mark(call->workers, QL_PART_OTHER);
+}
+
+static void linear_backward(const ql_block_call *call, ql_module first, size_t count, ql_either x, const ql_either *dy,
+                            ql_saved *saved, float *dx)
+{
+    const ql_model_config *c = &call->model->config;
+    size_t inputs = ql_module_inputs(c, first);
+    float *work = call->pass->work;
+    linears l;
+    list_linears(&l, call, first, count, saved);
+    for (size_t i = 0; i < l.count; i++)
+        l.use[i].dy = dy[i].wide, l.use[i].narrow_dy = dy[i].narrow;
+    if (x.narrow)
+        ql_linears_backward_bf16(l.use, l.count, call->m, x.narrow, inputs, dx, inputs, false, work, call->workers);
+    else
+        ql_linears_backward(l.use, l.count, call->m, x.wide, inputs, dx, inputs, false, work, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
 }
 
@@ -123,22 +144,22 @@ static ql_rmsnorm norm_of(const ql_model *model, const float *w, size_t heads, s
     return (ql_rmsnorm){heads, d, w, (float)model->config.rms_norm_eps};
 }
 
-/* x += add, unless that is NULL, and its norm; x in bf16 to where it waits. */
-static void block_norm(const ql_block_call *call, const float *w, float *x, const float *add, uint16_t *narrow)
+/* x += add, unless that is NULL, and its norm into y; x in bf16 to where it waits. */
+static void block_norm(const ql_block_call *call, const float *w, float *x, const float *add, uint16_t *narrow,
+                       ql_either y)
 {
     ql_rmsnorm norm = norm_of(call->model, w, 1, call->model->config.hidden_size);
-    ql_residual_rmsnorm(&norm, call->m, &(ql_residual){x, add, narrow}, call->pass->norm, call->pass->rstd,
-                        call->workers);
+    ql_residual_rmsnorm(&norm, call->m, &(ql_residual){x, add, narrow}, y, call->pass->rstd, call->workers);
 }
 
 /* The same norm in the backward pass, from where x waits. */
-static void block_norm_again(const ql_block_call *call, const float *w, float *x, const uint16_t *narrow)
+static void block_norm_again(const ql_block_call *call, const float *w, float *x, const uint16_t *narrow, ql_either y)
 {
     ql_rmsnorm norm = norm_of(call->model, w, 1, call->model->config.hidden_size);
     if (narrow)
-        ql_rmsnorm_again(&norm, call->m, narrow, call->pass->norm, call->pass->rstd, call->workers);
+        ql_rmsnorm_again(&norm, call->m, narrow, y, call->pass->rstd, call->workers);
     else
-        block_norm(call, w, x, NULL, NULL);
+        block_norm(call, w, x, NULL, NULL, y);
 }
 
 static void block_norm_backward(const ql_block_call *call, const float *w, const float *x, const uint16_t *narrow)
@@ -161,16 +182,16 @@ static void out_norm(const ql_block_call *call, const float *w, const float *x, 
 }
 
 /* The gradient of what attention or MLP gave, before such a norm: pass->d itself where there is none. */
-static const float *out_norm_backward(const ql_block_call *call, const float *w, const float *x)
+static ql_either out_norm_backward(const ql_block_call *call, const float *w, const float *x)
 {
     ql_pass *pass = call->pass;
     size_t d = call->model->config.hidden_size;
     if (!w)
-        return pass->d;
+        return (ql_either){.wide = pass->d};
     ql_rmsnorm norm = norm_of(call->model, w, 1, d);
     out_norm(call, w, x, pass->norm); /* for its rstd */
     ql_rmsnorm_backward(&norm, call->m, x, d, pass->rstd, pass->d, d, pass->dnorm, d, false, call->workers);
-    return pass->dnorm;
+    return (ql_either){.wide = pass->dnorm};
 }
 
 /* The rotation of the block at hand; NULL: it has none. */
@@ -237,8 +258,9 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
-    block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow);
-    linear(call, QL_Q, WITH_Q, call->pass->norm, saved, (float *const[]){saved->q_raw, saved->k_raw, saved->v});
+    ql_either norm = buffer_for(call, QL_Q, WITH_Q, call->pass->norm);
+    block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow, norm);
+    linear(call, QL_Q, WITH_Q, norm, saved, (float *const[]){saved->q_raw, saved->k_raw, saved->v});
     turn_heads(call, block->q_norm, c->heads, ql_ldq(c), saved->q_raw, saved->rstd_q, saved->q);
     turn_heads(call, block->k_norm, c->kv_heads, ql_ldkv(c), saved->k_raw, saved->rstd_k, saved->k);
 }
@@ -255,26 +277,29 @@ static ql_glu_in glu_in(const ql_block_call *call, const ql_saved *saved)
     return (ql_glu_in){saved->gate, saved->up, ld, ld, saved->mlp};
 }
 
-static void activate(const ql_block_call *call, const ql_saved *saved)
+static void activate(const ql_block_call *call, const ql_saved *saved, ql_either act)
 {
     size_t f = call->model->config.intermediate_size;
     ql_glu_in in = glu_in(call, saved);
     in.waiting = (ql_glu_waiting){0};
-    ql_glu_forward(glu_of(call), call->m, f, &in, call->pass->act, f, saved->mlp.gate ? &saved->mlp : NULL,
-                   call->workers);
+    ql_glu_forward(glu_of(call), call->m, f, &in, act, f, saved->mlp.gate ? &saved->mlp : NULL, call->workers);
 }
 
 void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
 {
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
-    linear(call, QL_O, 1, saved->att, saved, &(float *const){c->out_norms ? saved->att_out : saved->mid});
+    ql_either norm = buffer_for(call, QL_GATE, WITH_GATE, call->pass->norm);
+    ql_either act = buffer_for(call, QL_DOWN, 1, call->pass->act);
+    linear(call, QL_O, 1, (ql_either){.wide = saved->att}, saved,
+           &(float *const){c->out_norms ? saved->att_out : saved->mid});
     if (c->out_norms)
         out_norm(call, block->att_out_norm, saved->att_out, saved->mid);
-    block_norm(call, block->mlp_norm, saved->mid, saved->x, saved->mid_narrow);
-    linear(call, QL_GATE, WITH_GATE, call->pass->norm, saved, (float *const[]){saved->gate, saved->up});
-    activate(call, saved);
-    linear(call, QL_DOWN, 1, call->pass->act, saved, &(float *const){c->out_norms ? saved->mlp_out : out});
+    block_norm(call, block->mlp_norm, saved->mid, saved->x, saved->mid_narrow, norm);
+    linear(call, QL_GATE, WITH_GATE, norm, saved, (float *const[]){saved->gate, saved->up});
+    activate(call, saved, act);
+    call->pass->act_narrow = act.narrow;
+    linear(call, QL_DOWN, 1, act, saved, &(float *const){c->out_norms ? saved->mlp_out : out});
     if (c->out_norms)
         out_norm(call, block->mlp_out_norm, saved->mlp_out, out);
 }
@@ -290,20 +315,38 @@ void ql_block_forward(const ql_block_call *call, const ql_attention *attention, 
     ql_block_tail(call, saved, out);
 }
 
+/* Where the gradients of gate and up go: over these themselves or, in bf16, over their copies that waited so; where
+ * none did to the buffer of the activation, which is as large as both and no longer needed. */
+static void place_gradients(const ql_block_call *call, const ql_saved *saved, bool narrow, ql_either grads[WITH_GATE])
+{
+    const ql_model_config *c = &call->model->config;
+    size_t f = c->intermediate_size;
+    uint16_t *act = (uint16_t *)(void *)call->pass->act;
+    grads[0] = (ql_either){.wide = saved->gate};
+    grads[1] = (ql_either){.wide = saved->up};
+    if (!narrow)
+        return;
+    grads[0] = (ql_either){.narrow = saved->mlp.gate ? saved->mlp.gate : act};
+    grads[1] = (ql_either){.narrow = saved->mlp.gate ? saved->mlp.up : act + (c->fused ? f : call->m * f)};
+}
+
 static void mlp_backward(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
     ql_pass *pass = call->pass;
     const ql_model_config *c = &call->model->config;
     size_t f = c->intermediate_size, ld = ql_ldgate(c);
-    const float *dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
+    const ql_either act = buffer_for(call, QL_DOWN, 1, pass->act),
+                    norm = buffer_for(call, QL_GATE, WITH_GATE, pass->norm);
+    const ql_either dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
     ql_glu_in in = glu_in(call, saved);
-    ql_glu_forward(glu_of(call), call->m, f, &in, pass->act, f, NULL, call->workers);
-    linear_backward(call, QL_DOWN, 1, pass->act, &dout, saved, pass->dact);
-    float *dgate = saved->gate, *dup = saved->up;
-    ql_glu_backward(glu_of(call), call->m, f, &in, pass->dact, f, dgate, ld, dup, ld, call->workers);
-    block_norm_again(call, block->mlp_norm, saved->mid, saved->mid_narrow);
-    linear_backward(call, QL_GATE, WITH_GATE, pass->norm, (const float *const[]){dgate, dup}, saved, pass->dnorm);
+    ql_glu_forward(glu_of(call), call->m, f, &in, act, f, NULL, call->workers);
+    linear_backward(call, QL_DOWN, 1, act, &dout, saved, pass->dact);
+    ql_either grads[WITH_GATE];
+    place_gradients(call, saved, norm.narrow, grads);
+    ql_glu_backward(glu_of(call), call->m, f, &in, pass->dact, f, grads[0], ld, grads[1], ld, call->workers);
+    block_norm_again(call, block->mlp_norm, saved->mid, saved->mid_narrow, norm);
+    linear_backward(call, QL_GATE, WITH_GATE, norm, grads, saved, pass->dnorm);
     block_norm_backward(call, block->mlp_norm, saved->mid, saved->mid_narrow);
 }
 
@@ -314,8 +357,8 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     ql_pass *pass = call->pass;
     size_t ldq = ql_ldq(c), ldkv = ql_ldkv(c), ldo = c->heads * c->head_dim;
     mlp_backward(call, saved);
-    const float *dout = out_norm_backward(call, block->att_out_norm, saved->att_out);
-    linear_backward(call, QL_O, 1, saved->att, &dout, saved, pass->datt);
+    const ql_either dout = out_norm_backward(call, block->att_out_norm, saved->att_out);
+    linear_backward(call, QL_O, 1, (ql_either){.wide = saved->att}, &dout, saved, pass->datt);
     ql_attention_grads grads = {
         .q = saved->q,
         .k = saved->k,
@@ -338,9 +381,11 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     ql_mark(call->workers, QL_PART_OTHER);
     turn_heads_back(call, block->q_norm, c->heads, ldq, saved->q_raw, saved->rstd_q, pass->dq);
     turn_heads_back(call, block->k_norm, c->kv_heads, ldkv, saved->k_raw, saved->rstd_k, pass->dk);
-    block_norm_again(call, block->input_norm, saved->x, saved->x_narrow);
+    const ql_either norm = buffer_for(call, QL_Q, WITH_Q, pass->norm),
+                    dqkv[] = {{.wide = pass->dq}, {.wide = pass->dk}, {.wide = pass->dv}};
+    block_norm_again(call, block->input_norm, saved->x, saved->x_narrow, norm);
     float *dx = call->index > 0 ? pass->dnorm : NULL; /* nothing is trained below the first block */
-    linear_backward(call, QL_Q, WITH_Q, pass->norm, (const float *const[]){pass->dq, pass->dk, pass->dv}, saved, dx);
+    linear_backward(call, QL_Q, WITH_Q, norm, dqkv, saved, dx);
     if (dx)
         block_norm_backward(call, block->input_norm, saved->x, saved->x_narrow);
 }

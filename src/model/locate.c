@@ -5,6 +5,17 @@
 #include "base/finite.h"
 #include "model/pass.h"
 
+/* Of the MLP's activation, which may be in bf16. */
+static bool act_is_finite(const ql_pass *pass, size_t count)
+{
+    if (!pass->act_narrow)
+        return ql_all_finite(pass->act, count);
+    for (size_t i = 0; i < count; i++)
+        if ((pass->act_narrow[i] & 0x7f80) == 0x7f80)
+            return false;
+    return true;
+}
+
 /* What a block computed last, in the order in which it does. */
 static const char *bad_part(const ql_pass *pass, const ql_saved *s, size_t tokens)
 {
@@ -24,11 +35,12 @@ static const char *bad_part(const ql_pass *pass, const ql_saved *s, size_t token
         {"o_proj", s->mid, c->hidden_size},
         {ql_module_name(c, QL_GATE), s->gate, ql_ldgate(c)},
         {"up_proj", s->up, up},
-        {c->gelu ? "gelu(gate) * up" : "silu(gate) * up", pass->act, c->intermediate_size},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!ql_all_finite(parts[i].x, tokens * parts[i].width))
             return parts[i].name;
+    if (!act_is_finite(pass, tokens * c->intermediate_size))
+        return c->gelu ? "gelu(gate) * up" : "silu(gate) * up";
     return "down_proj";
 }
 

@@ -30,17 +30,24 @@ void ql_rmsnorm_forward(const ql_rmsnorm *norm, size_t m, const float *x, size_t
 void ql_rmsnorm_backward(const ql_rmsnorm *norm, size_t m, const float *x, size_t ldx, const float *rstd,
                          const float *dy, size_t lddy, float *dx, size_t lddx, bool add, ql_workers *workers);
 
+/* Where numbers go: to fp32 or, where that is not NULL, rounded to bf16. */
+typedef struct ql_either {
+    float *wide;
+    uint16_t *narrow;
+} ql_either;
+
 /* A block's norm and what goes before it, in one pass over x, whose rows are d = norm->d apart; heads is 1. */
 typedef struct ql_residual {
     float *x;
     const float *add; /* is added to x first; NULL: nothing */
     uint16_t *narrow; /* then x goes here in bf16; NULL: nowhere */
 } ql_residual;
-void ql_residual_rmsnorm(const ql_rmsnorm *norm, size_t m, const ql_residual *residual, float *y, float *rstd,
+void ql_residual_rmsnorm(const ql_rmsnorm *norm, size_t m, const ql_residual *residual, ql_either y, float *rstd,
                          ql_workers *workers);
 
 /* The norm again of an x that waits in bf16, and its backward pass, which adds to dx; in such rows too. */
-void ql_rmsnorm_again(const ql_rmsnorm *norm, size_t m, const uint16_t *x, float *y, float *rstd, ql_workers *workers);
+void ql_rmsnorm_again(const ql_rmsnorm *norm, size_t m, const uint16_t *x, ql_either y, float *rstd,
+                      ql_workers *workers);
 void ql_rmsnorm_backward_narrow(const ql_rmsnorm *norm, size_t m, const uint16_t *x, const float *rstd, const float *dy,
                                 float *dx, ql_workers *workers);
 
@@ -95,13 +102,14 @@ typedef struct ql_glu_in {
     ql_glu_waiting waiting;
 } ql_glu_in;
 
-/* d elements a token. act may be gate or up. Unless `waiting` is NULL gate and up, in fp32, go there too. */
-void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, float *act, size_t ldact,
+/* d elements a token. act may be gate or up in fp32. Unless `waiting` is NULL gate and up, in fp32, go there too. */
+void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, ql_either act, size_t ldact,
                     const ql_glu_waiting *waiting, ql_workers *workers);
 
-/* dgate and dup from dact. dgate and dup may each be any of dact, gate and up in fp32 (not the same one). */
-void ql_glu_backward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, const float *dact, size_t lddact, float *dgate,
-                     size_t lddgate, float *dup, size_t lddup, ql_workers *workers);
+/* dgate and dup from dact, in rows lddgate and lddup apart, both in fp32 or both in bf16. They may each be any of dact,
+ * gate and up that is as wide (not the same one). */
+void ql_glu_backward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, const float *dact, size_t lddact,
+                     ql_either dgate, size_t lddgate, ql_either dup, size_t lddup, ql_workers *workers);
 
 /* ---- Causal attention with grouped heads over packed sequences ---- */
 

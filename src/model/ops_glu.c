@@ -12,30 +12,34 @@ typedef struct glu_job {
     const ql_glu_in *in;
     const ql_glu_waiting *waiting; /* NULL: nothing waits */
     const float *dact;
-    float *act, *dgate, *dup;
+    ql_either act, dgate, dup;
     size_t ldact, lddgate, lddup;
 } glu_job;
+
+static ql_glu_row row_of(const ql_glu_in *in, size_t t)
+{
+    size_t gate = t * in->ldgate, up = t * in->ldup;
+    if (in->waiting.gate)
+        return (ql_glu_row){.narrow_gate = in->waiting.gate + gate, .narrow_up = in->waiting.up + up};
+    return (ql_glu_row){.gate = in->gate + gate, .up = in->up + up};
+}
 
 static void forward_tokens(void *ctx, size_t index, size_t worker)
 {
     const glu_job *job = ctx;
-    const ql_glu_in *in = job->in;
+    const ql_glu_waiting *to = job->waiting;
     (void)worker;
     size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
     for (size_t t = index * TOKENS; t < end; t++) {
-        size_t gate = t * in->ldgate, up = t * in->ldup;
-        float *act = job->act + t * job->ldact;
-        if (in->waiting.gate)
-            job->kernels->glu_again[job->glu](job->d, in->waiting.gate + gate, in->waiting.up + up, act);
-        else if (job->waiting)
-            job->kernels->glu[job->glu](job->d, in->gate + gate, in->up + up, act, job->waiting->gate + gate,
-                                        job->waiting->up + up);
-        else
-            job->kernels->glu[job->glu](job->d, in->gate + gate, in->up + up, act, NULL, NULL);
+        ql_glu_row row = row_of(job->in, t);
+        ql_glu_waiting waiting = {0};
+        if (to)
+            waiting = (ql_glu_waiting){to->gate + t * job->in->ldgate, to->up + t * job->in->ldup};
+        job->kernels->glu[job->glu](job->d, &row, ql_either_at(job->act, t * job->ldact), to ? &waiting : NULL);
     }
 }
 
-void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, float *act, size_t ldact,
+void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, ql_either act, size_t ldact,
                     const ql_glu_waiting *waiting, ql_workers *workers)
 {
     glu_job job = {.kernels = ql_ops_select(ql_cpu_features())->rows, .glu = glu, .m = m, .d = d, .in = in,
@@ -46,23 +50,18 @@ void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, float *
 static void backward_tokens(void *ctx, size_t index, size_t worker)
 {
     const glu_job *job = ctx;
-    const ql_glu_in *in = job->in;
     (void)worker;
     size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
     for (size_t t = index * TOKENS; t < end; t++) {
-        size_t gate = t * in->ldgate, up = t * in->ldup;
-        ql_glu_row at = {0};
-        if (in->waiting.gate)
-            at.narrow_gate = in->waiting.gate + gate, at.narrow_up = in->waiting.up + up;
-        else
-            at.gate = in->gate + gate, at.up = in->up + up;
-        job->kernels->glu_backward[job->glu](job->d, &at, job->dact + t * job->ldact, job->dgate + t * job->lddgate,
-                                             job->dup + t * job->lddup);
+        ql_glu_row row = row_of(job->in, t);
+        job->kernels->glu_backward[job->glu](job->d, &row, job->dact + t * job->ldact,
+                                             ql_either_at(job->dgate, t * job->lddgate),
+                                             ql_either_at(job->dup, t * job->lddup));
     }
 }
 
-void ql_glu_backward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, const float *dact, size_t lddact, float *dgate,
-                     size_t lddgate, float *dup, size_t lddup, ql_workers *workers)
+void ql_glu_backward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, const float *dact, size_t lddact,
+                     ql_either dgate, size_t lddgate, ql_either dup, size_t lddup, ql_workers *workers)
 {
     glu_job job = {.kernels = ql_ops_select(ql_cpu_features())->rows, .glu = glu, .m = m, .d = d, .in = in,
                    .dact = dact, .ldact = lddact, .dgate = dgate, .lddgate = lddgate, .dup = dup, .lddup = lddup};

@@ -17,6 +17,11 @@ typedef struct ql_exp_sum {
 
 #define QL_EXP_ROUGH 5e-6
 
+static inline ql_either ql_either_at(ql_either x, size_t at)
+{
+    return x.narrow ? (ql_either){.narrow = x.narrow + at} : (ql_either){.wide = x.wide + at};
+}
+
 /* gate and up of a token, in fp32 or, where they are not NULL, in bf16. */
 typedef struct ql_glu_row {
     const float *gate, *up;
@@ -25,16 +30,16 @@ typedef struct ql_glu_row {
 
 /* One row each; see ops.h for what may overlap. */
 typedef struct ql_row_kernels {
-    float (*rmsnorm)(size_t d, const float *x, const float *w, float eps, float *y); /* returns rstd */
+    /* Returns rstd. x in fp32 or, where `narrow` is not NULL, in bf16. */
+    float (*rmsnorm)(size_t d, const float *x, const uint16_t *narrow, const float *w, float eps, ql_either y);
     void (*rmsnorm_backward)(size_t d, const float *x, const float *w, float rstd, const float *dy, float *dx,
                              bool add);
     void (*rmsnorm_backward_narrow)(size_t d, const uint16_t *x, const float *w, float rstd, const float *dy,
                                     float *dx); /* adds */
     void (*rotate)(size_t half, const float *cos, const float *sin, bool inverse, float *x);
-    /* By ql_glu. A NULL gate_out: neither goes to bf16. */
-    void (*glu[QL_GLUS])(size_t d, const float *gate, const float *up, float *act, uint16_t *gate_out, uint16_t *up_out);
-    void (*glu_again[QL_GLUS])(size_t d, const uint16_t *gate, const uint16_t *up, float *act);
-    void (*glu_backward[QL_GLUS])(size_t d, const ql_glu_row *in, const float *dact, float *dgate, float *dup);
+    /* By ql_glu. Unless it is NULL gate and up, in fp32, go to `waiting` too. */
+    void (*glu[QL_GLUS])(size_t d, const ql_glu_row *in, ql_either act, const ql_glu_waiting *waiting);
+    void (*glu_backward[QL_GLUS])(size_t d, const ql_glu_row *in, const float *dact, ql_either dgate, ql_either dup);
     bool (*all_finite)(size_t n, const float *x);
     /* What exp(x - shift) and x add to *sum; `keep` leaves the exponentials in x. `rough` ones may be off by
      * QL_EXP_ROUGH of themselves and |shift| 2^-23, the others by 2 ulp and what the difference is rounded by. */

@@ -25,8 +25,8 @@ static void forward_tokens(void *ctx, size_t index, size_t worker)
     size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
     for (size_t t = index * TOKENS; t < end; t++)
         for (size_t h = 0; h < norm->heads; h++) {
-            float rstd = job->kernels->rmsnorm(norm->d, job->x + t * job->ldx + h * norm->d, norm->w, norm->eps,
-                                               job->y + t * job->ldy + h * norm->d);
+            float rstd = job->kernels->rmsnorm(norm->d, job->x + t * job->ldx + h * norm->d, NULL, norm->w, norm->eps,
+                                               (ql_either){.wide = job->y + t * job->ldy + h * norm->d});
             if (job->rstd)
                 job->rstd[t * norm->heads + h] = rstd;
         }
@@ -70,7 +70,8 @@ typedef struct block_job {
     ql_residual residual;
     const uint16_t *narrow;
     const float *dy, *rstd_in;
-    float *y, *rstd, *dx;
+    ql_either y;
+    float *rstd, *dx;
 } block_job;
 
 static void run(ql_task *tokens, block_job *job, ql_workers *workers)
@@ -94,13 +95,13 @@ static void residual_tokens(void *ctx, size_t index, size_t worker)
             kernels->add(norm->d, job->residual.add + at, x);
         if (job->residual.narrow)
             kernels->narrow(norm->d, x, job->residual.narrow + at);
-        float rstd = kernels->rmsnorm(norm->d, x, norm->w, norm->eps, job->y + at);
+        float rstd = kernels->rmsnorm(norm->d, x, NULL, norm->w, norm->eps, ql_either_at(job->y, at));
         if (job->rstd)
             job->rstd[t] = rstd;
     }
 }
 
-void ql_residual_rmsnorm(const ql_rmsnorm *norm, size_t m, const ql_residual *residual, float *y, float *rstd,
+void ql_residual_rmsnorm(const ql_rmsnorm *norm, size_t m, const ql_residual *residual, ql_either y, float *rstd,
                          ql_workers *workers)
 {
     run(residual_tokens, &(block_job){.norm = norm, .m = m, .residual = *residual, .y = y, .rstd = rstd}, workers);
@@ -113,13 +114,14 @@ static void again_tokens(void *ctx, size_t index, size_t worker)
     (void)worker;
     size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
     for (size_t t = index * TOKENS; t < end; t++) {
-        float *y = job->y + t * norm->d;
-        job->kernels->widen(norm->d, job->narrow + t * norm->d, y);
-        job->rstd[t] = job->kernels->rmsnorm(norm->d, y, norm->w, norm->eps, y);
+        size_t at = t * norm->d;
+        job->rstd[t] =
+            job->kernels->rmsnorm(norm->d, NULL, job->narrow + at, norm->w, norm->eps, ql_either_at(job->y, at));
     }
 }
 
-void ql_rmsnorm_again(const ql_rmsnorm *norm, size_t m, const uint16_t *x, float *y, float *rstd, ql_workers *workers)
+void ql_rmsnorm_again(const ql_rmsnorm *norm, size_t m, const uint16_t *x, ql_either y, float *rstd,
+                      ql_workers *workers)
 {
     run(again_tokens, &(block_job){.norm = norm, .m = m, .narrow = x, .y = y, .rstd = rstd}, workers);
 }

@@ -3,26 +3,45 @@
 #include "model/ops_tier.h"
 #include "model/ops_vec.h"
 
-static float rmsnorm(size_t d, const float *x, const float *w, float eps, float *y)
-{
-    vf squares = vset(0);
-    for (size_t i = 0; i < d; i += VN) {
-        vf v = vget(x + i, d - i);
-        squares = vfma(v, v, squares);
-    }
-    float rstd = 1.0f / __builtin_sqrtf(vsum(squares) / (float)d + eps);
-    for (size_t i = 0; i < d; i += VN)
-        vput(y + i, vget(x + i, d - i) * vset(rstd) * vget(w + i, d - i), d - i);
-    return rstd;
-}
+#define INLINE static inline __attribute__((always_inline))
 
 /* A row in fp32 or, where it is not NULL, in bf16: one of them is a constant NULL in every call. */
-static inline vf vget_either(const float *wide, const uint16_t *narrow, size_t i, size_t d)
+INLINE vf vget_either(const float *wide, const uint16_t *narrow, size_t i, size_t d)
 {
     return narrow ? vget_narrow(narrow + i, d - i) : vget(wide + i, d - i);
 }
 
-#define INLINE static inline __attribute__((always_inline))
+INLINE void vput_either(ql_either out, vf x, size_t i, size_t d)
+{
+    if (out.narrow)
+        vput_narrow(out.narrow + i, x, d - i);
+    else
+        vput(out.wide + i, x, d - i);
+}
+
+INLINE float norm_forward(size_t d, const float *wide, const uint16_t *narrow, const float *w, float eps, ql_either y)
+{
+    vf squares = vset(0);
+    for (size_t i = 0; i < d; i += VN) {
+        vf v = vget_either(wide, narrow, i, d);
+        squares = vfma(v, v, squares);
+    }
+    float rstd = 1.0f / __builtin_sqrtf(vsum(squares) / (float)d + eps);
+    for (size_t i = 0; i < d; i += VN)
+        vput_either(y, vget_either(wide, narrow, i, d) * vset(rstd) * vget(w + i, d - i), i, d);
+    return rstd;
+}
+
+static float rmsnorm(size_t d, const float *x, const uint16_t *narrow, const float *w, float eps, ql_either y)
+{
+    if (narrow && y.narrow)
+        return norm_forward(d, NULL, narrow, w, eps, (ql_either){.narrow = y.narrow});
+    if (narrow)
+        return norm_forward(d, NULL, narrow, w, eps, (ql_either){.wide = y.wide});
+    if (y.narrow)
+        return norm_forward(d, x, NULL, w, eps, (ql_either){.narrow = y.narrow});
+    return norm_forward(d, x, NULL, w, eps, (ql_either){.wide = y.wide});
+}
 
 /* dx = rstd * (w dy) - x * rstd^3 / d * sum(w dy x) */
 INLINE void norm_backward(size_t d, const float *wide, const uint16_t *narrow, const float *w, float rstd,
@@ -80,56 +99,66 @@ INLINE vf slope_of(ql_glu glu, vf g, vf s)
     return s * vfma(g, one - s, one);
 }
 
-INLINE void glu_forward(ql_glu glu, size_t d, const float *gate, const float *up, float *act, uint16_t *gate_out,
-                        uint16_t *up_out)
+INLINE void glu_forward(ql_glu glu, size_t d, const ql_glu_row *in, ql_either act, ql_glu_waiting waiting)
 {
     for (size_t i = 0; i < d; i += VN) {
-        vf g = vget(gate + i, d - i), u = vget(up + i, d - i);
-        if (gate_out) {
-            vput_narrow(gate_out + i, g, d - i);
-            vput_narrow(up_out + i, u, d - i);
+        vf g = vget_either(in->gate, in->narrow_gate, i, d), u = vget_either(in->up, in->narrow_up, i, d);
+        if (waiting.gate) {
+            vput_narrow(waiting.gate + i, g, d - i);
+            vput_narrow(waiting.up + i, u, d - i);
         }
-        vput(act + i, g * share_of(glu, g) * u, d - i);
+        vput_either(act, g * share_of(glu, g) * u, i, d);
     }
 }
 
-INLINE void glu_again(ql_glu glu, size_t d, const uint16_t *gate, const uint16_t *up, float *act)
-{
-    for (size_t i = 0; i < d; i += VN) {
-        vf g = vget_narrow(gate + i, d - i);
-        vput(act + i, g * share_of(glu, g) * vget_narrow(up + i, d - i), d - i);
-    }
-}
-
-INLINE void glu_backward(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, float *dgate, float *dup)
+INLINE void glu_backward(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, ql_either dgate, ql_either dup)
 {
     for (size_t i = 0; i < d; i += VN) {
         vf g = vget_either(in->gate, in->narrow_gate, i, d), u = vget_either(in->up, in->narrow_up, i, d);
         vf dy = vget(dact + i, d - i), s = share_of(glu, g);
-        vput(dgate + i, dy * u * slope_of(glu, g, s), d - i);
-        vput(dup + i, dy * g * s, d - i);
+        vput_either(dgate, dy * u * slope_of(glu, g, s), i, d);
+        vput_either(dup, dy * g * s, i, d);
     }
 }
 
+/* What is NULL becomes a constant. */
+INLINE void glu_forward_from(ql_glu glu, size_t d, const ql_glu_row *in, ql_either act, const ql_glu_waiting *waiting)
+{
+    if (waiting && act.narrow)
+        glu_forward(glu, d, in, (ql_either){.narrow = act.narrow}, *waiting);
+    else if (waiting)
+        glu_forward(glu, d, in, (ql_either){.wide = act.wide}, *waiting);
+    else if (act.narrow)
+        glu_forward(glu, d, in, (ql_either){.narrow = act.narrow}, (ql_glu_waiting){0});
+    else
+        glu_forward(glu, d, in, (ql_either){.wide = act.wide}, (ql_glu_waiting){0});
+}
+
+INLINE void glu_backward_from(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, ql_either dgate,
+                              ql_either dup)
+{
+    if (dgate.narrow)
+        glu_backward(glu, d, in, dact, (ql_either){.narrow = dgate.narrow}, (ql_either){.narrow = dup.narrow});
+    else
+        glu_backward(glu, d, in, dact, (ql_either){.wide = dgate.wide}, (ql_either){.wide = dup.wide});
+}
+
 #define GLU(name, glu)                                                                                                 \
-    static void name(size_t d, const float *gate, const float *up, float *act, uint16_t *gate_out, uint16_t *up_out)   \
-    {                                                                                                                  \
-        if (gate_out)                                                                                                  \
-            glu_forward(glu, d, gate, up, act, gate_out, up_out);                                                      \
-        else                                                                                                           \
-            glu_forward(glu, d, gate, up, act, NULL, NULL);                                                            \
-    }                                                                                                                  \
-    static void name##_again(size_t d, const uint16_t *gate, const uint16_t *up, float *act)                           \
-    {                                                                                                                  \
-        glu_again(glu, d, gate, up, act);                                                                              \
-    }                                                                                                                  \
-    static void name##_backward(size_t d, const ql_glu_row *in, const float *dact, float *dgate, float *dup)           \
+    static void name(size_t d, const ql_glu_row *in, ql_either act, const ql_glu_waiting *waiting)                     \
     {                                                                                                                  \
         if (in->narrow_gate)                                                                                           \
-            glu_backward(glu, d, &(ql_glu_row){.narrow_gate = in->narrow_gate, .narrow_up = in->narrow_up}, dact,      \
-                         dgate, dup);                                                                                  \
+            glu_forward_from(glu, d, &(ql_glu_row){.narrow_gate = in->narrow_gate, .narrow_up = in->narrow_up}, act,   \
+                             NULL);                                                                                    \
         else                                                                                                           \
-            glu_backward(glu, d, &(ql_glu_row){.gate = in->gate, .up = in->up}, dact, dgate, dup);                     \
+            glu_forward_from(glu, d, &(ql_glu_row){.gate = in->gate, .up = in->up}, act, waiting);                     \
+    }                                                                                                                  \
+    static void name##_backward(size_t d, const ql_glu_row *in, const float *dact, ql_either dgate, ql_either dup)     \
+    {                                                                                                                  \
+        if (in->narrow_gate)                                                                                           \
+            glu_backward_from(glu, d, &(ql_glu_row){.narrow_gate = in->narrow_gate, .narrow_up = in->narrow_up}, dact, \
+                              dgate, dup);                                                                             \
+        else                                                                                                           \
+            glu_backward_from(glu, d, &(ql_glu_row){.gate = in->gate, .up = in->up}, dact, dgate, dup);                \
     }
 
 GLU(swiglu, QL_SWIGLU)
@@ -254,7 +283,6 @@ const ql_row_kernels QL_TIER_NAME(ql_rows) = {
     .rmsnorm_backward_narrow = rmsnorm_backward_narrow,
     .rotate = rotate,
     .glu = {[QL_SWIGLU] = swiglu, [QL_GEGLU] = geglu},
-    .glu_again = {[QL_SWIGLU] = swiglu_again, [QL_GEGLU] = geglu_again},
     .glu_backward = {[QL_SWIGLU] = swiglu_backward, [QL_GEGLU] = geglu_backward},
     .softcap = softcap,
     .softcap_exp_slope = softcap_exp_slope,

@@ -320,8 +320,8 @@ static void forward(ql_pass *pass, const ql_batch *batch, const ql_dropout *drop
         residual = pass->saved[i].mid;
     }
     ql_rmsnorm norm = {1, model->config.hidden_size, model->final_norm, (float)model->config.rms_norm_eps};
-    ql_residual_rmsnorm(&norm, batch->tokens, &(ql_residual){.x = last, .add = residual}, pass->out, pass->final_rstd,
-                        workers);
+    ql_residual_rmsnorm(&norm, batch->tokens, &(ql_residual){.x = last, .add = residual},
+                        (ql_either){.wide = pass->out}, pass->final_rstd, workers);
 }
 
 static void backward(ql_pass *pass, const ql_batch *batch, const ql_dropout *dropout, ql_workers *workers)

@@ -38,8 +38,9 @@ typedef struct ql_pass {
     ql_rope rope, local_rope; /* their tables reach as far as the longest sequence; the latter's may be empty */
     ql_saved *saved;  /* [layers]; they share what need not be kept */
     float *out;       /* [T][D] of the last block, then of the final norm */
-    float *norm;      /* [T][D] */
-    float *act;       /* [T][F] */
+    float *norm;      /* [T][D], in bf16 where the layers that read it take that */
+    float *act;       /* [T][F], in bf16 too; */
+    const uint16_t *act_narrow; /* then that is where a forward pass left it */
     float *rstd;      /* [T] of the norm at hand */
     float *dact;      /* [T][F] */
     float *d, *dnorm; /* [T][D] */
