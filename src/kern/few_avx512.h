@@ -11,6 +11,10 @@
 /* A chunk is 64 bytes of every row; half of a 64-block may have a scale of its own. */
 enum { LANES = 16, WORDS = 16, HALF = 32, CHUNK = 2 * QL_BLOCK, MOST_SETS = QL_FEW_WIDTH / LANES };
 
+/* How far ahead in every row codes are prefetched, in bytes, and only into the second-level cache: rows a power of two
+ * apart share few sets of the first. */
+enum { AHEAD = 512 };
+
 /* How codes of `bits` become terms: a word has `terms` for half a block. With `integers`, sums of a block are integers;
  * its x ends with three words a token: what they start from, for each half, and what they are multiplied with. */
 typedef struct few_way {
@@ -156,7 +160,7 @@ INLINE void chunk(few_way way, const row_set *s, size_t sets, size_t tokens, con
     const size_t blocks = way.bits == 4 ? 2 : 1;
     for (size_t i = 0; i < blocks && at < w->k; i++, at += QL_BLOCK) {
         for (size_t r = 0; r < sets * LANES / blocks; r++, next += w->row_bytes)
-            _mm_prefetch(next, _MM_HINT_T0);
+            _mm_prefetch(next, _MM_HINT_T1);
         block(way, s, sets, tokens, w, 8 * i, at, table, x + at / QL_BLOCK * block_words(way) * tokens, sums);
     }
 }
@@ -197,7 +201,7 @@ INLINE void outputs(few_way way, const ql_product *p, size_t row, size_t last, s
             if (at % spans == 0)
                 load_scales(&s[i], w, row + i * LANES, last, at / w->format.group);
         }
-        size_t ahead = at + step < w->k ? byte + 64 : sets * LANES * w->row_bytes;
+        size_t ahead = byte + AHEAD + (byte + AHEAD < w->row_bytes ? 0 : (sets * LANES - 1) * w->row_bytes);
         chunk(way, s, sets, few.count, w, at, s->lines[0] + ahead, table, few.packed, sums);
     }
     for (size_t i = 0; i < sets && row + i * LANES <= last; i++)
