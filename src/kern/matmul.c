@@ -36,10 +36,14 @@ static size_t way_packed(const ql_way *way, const ql_product *p)
     return way->blocked ? ql_blocked_plan(way->blocked, p, 1).packed : way->packed(p);
 }
 
+ql_plan ql_way_plan(const ql_way *way, const ql_product *p, size_t threads)
+{
+    return way->blocked ? ql_blocked_plan(way->blocked, p, threads) : way->plan(p, threads);
+}
+
 ql_plan ql_kernel_plan(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
 {
-    const ql_way *way = ql_way_of(kernel, p);
-    ql_plan plan = way->blocked ? ql_blocked_plan(way->blocked, p, threads) : way->plan(p, threads);
+    ql_plan plan = ql_way_plan(ql_way_of(kernel, p), p, threads);
     for (size_t i = 0; i < kernel->way_count; i++) {
         size_t packed = way_packed(&kernel->ways[i], p);
         plan.packed = plan.packed > packed ? plan.packed : packed;

@@ -112,6 +112,7 @@ static inline const ql_way *ql_way_of(const ql_matmul_kernel *kernel, const ql_p
     return way;
 }
 
+ql_plan ql_way_plan(const ql_way *way, const ql_product *p, size_t threads);
 void ql_way_pack(const ql_way *way, const ql_product *p, ql_plan plan, size_t index);
 void ql_way_tile(const ql_way *way, const ql_product *p, ql_tile t, void *scratch);
 

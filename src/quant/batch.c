@@ -22,6 +22,7 @@ typedef struct part {
 
 typedef struct batch {
     ql_product product[QL_BATCH_PRODUCTS];
+    ql_plan plan[QL_BATCH_PRODUCTS]; /* of each of them */
     part part[QL_BATCH_PRODUCTS];
     size_t products, parts, threads;
     ql_packs *packs;
@@ -154,7 +155,7 @@ static void make_packs(batch *b, size_t before)
 /* The plan of a product alone or, of a way that chains, of all that is chained to it. */
 static ql_plan plan_of(batch *b, const ql_way *way, const ql_product *p)
 {
-    ql_plan plan = ql_kernel_plan(p->kernel, p, b->threads);
+    ql_plan plan = b->planning ? ql_kernel_plan(p->kernel, p, b->threads) : ql_way_plan(way, p, b->threads);
     if (!way->blocked)
         return plan;
     if (!b->packs->rows)
@@ -162,14 +163,9 @@ static ql_plan plan_of(batch *b, const ql_way *way, const ql_product *p)
     return ql_blocked_rows(way->blocked, p, plan, b->packs->rows);
 }
 
-static bool joins(batch *b, const part *to, const ql_way *way, const ql_product *p)
+static bool joins(const part *to, const ql_way *way, ql_plan plan)
 {
-    if (to->way != way)
-        return false;
-    if (way->chains)
-        return true;
-    ql_plan plan = plan_of(b, way, p);
-    return plan.rows == to->plan.rows && plan.cols == to->plan.cols;
+    return to->way == way && (way->chains || (plan.rows == to->plan.rows && plan.cols == to->plan.cols));
 }
 
 static void add_chain(batch *b, const ql_chain *chain)
@@ -177,21 +173,23 @@ static void add_chain(batch *b, const ql_chain *chain)
     part *to = NULL;
     for (const ql_product *p = chain->product; p; p = p->next) {
         assert(b->products < QL_BATCH_PRODUCTS && p->m == chain->product->m);
-        ql_product *own = &b->product[b->products++];
+        ql_product *own = &b->product[b->products];
+        ql_plan *plan = &b->plan[b->products++];
         *own = *p;
         own->next = NULL;
         own->y = chain->product->y, own->ldy = chain->product->ldy;
         own->add = p != chain->product || p->add;
         widen(b, own);
         const ql_way *way = ql_way_of(own->kernel, own);
-        if (to && joins(b, to, way, own)) {
+        *plan = plan_of(b, way, own);
+        if (to && joins(to, way, *plan)) {
             to->last->next = own;
             to->last = own;
             continue;
         }
         size_t round = to ? to->round + 1 : 0;
         to = &b->part[b->parts++];
-        *to = (part){.way = way, .first = own, .last = own, .plan = plan_of(b, way, own), .round = round};
+        *to = (part){.way = way, .first = own, .last = own, .plan = *plan, .round = round};
     }
     to->then = chain->then;
 }
@@ -202,7 +200,7 @@ static void settle(batch *b, part *p)
     if (p->way->chains)
         p->plan = plan_of(b, p->way, p->first);
     for (ql_product *q = p->first; q <= p->last; q++) {
-        ql_plan plan = q == p->first ? p->plan : plan_of(b, p->way, q);
+        ql_plan plan = b->plan[q - b->product]; /* packs and packed bytes are of the product alone in any case */
         if (plan.packed)
             q->packed = find_or_add(b, p->way, q, plan, plan.packed);
         if (!p->way->chains && plan.scratch > p->plan.scratch)
