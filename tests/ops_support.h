@@ -14,9 +14,9 @@
 #include "model/ops_kernels.h"
 #include "support.h"
 
-static const char *const tier_caps[] = {"scalar", "avx2", "avx512"};
-static const char *const tier_names[] = {"plain", "avx2", "avx512"};
-enum { TIERS = 3 };
+static const char *const tier_caps[] = {"scalar", "avx2", "avx512", "avx512-bf16"};
+static const char *const tier_names[] = {"plain", "avx2", "avx512", "avx512-bf16"};
+enum { TIERS = 4 };
 
 /* Caps this (forked) test at tier i; false, with a line, where the processor lacks it or
  * tests do not fork. */

@@ -126,6 +126,13 @@ static void check_norm(size_t heads, size_t d)
     assert_gaps_untouched(dx, TOKENS, cols, ld);
 }
 
+/* As the tier rounds: the instruction takes subnormal numbers for 0. */
+static uint16_t narrowed(int tier, float x)
+{
+    bool flushes = strcmp(tier_names[tier], "avx512-bf16") == 0;
+    return flushes && fabsf(x) < 0x1p-126f ? ql_f32_to_bf16(copysignf(0, x)) : ql_f32_to_bf16(x);
+}
+
 /* Every bf16 number there and back, numbers that round, and what is not finite; ragged, to the ends of arrays. */
 START_TEST(narrow_rounds_to_nearest_even)
 {
@@ -141,7 +148,7 @@ START_TEST(narrow_rounds_to_nearest_even)
         rows->narrow(n, x, narrow);
         rows->widen(n, narrow, back);
         for (size_t i = 0; i < n; i++) {
-            ck_assert_uint_eq(narrow[i], ql_f32_to_bf16(x[i]));
+            ck_assert_uint_eq(narrow[i], narrowed(_i, x[i]));
             ck_assert_uint_eq(ql_float_bits(back[i]), (uint32_t)narrow[i] << 16);
         }
     }

@@ -9,6 +9,7 @@ const ql_ops_tier ql_ops_tiers[] = {
 #ifdef __x86_64__
     {"avx2", QL_CPU_AVX2, &ql_rows_avx2, &ql_attention_avx2},
     {"avx512", QL_CPU_AVX512, &ql_rows_avx512, &ql_attention_avx512},
+    {"avx512-bf16", QL_CPU_AVX512 | QL_CPU_AVX512_BF16, &ql_rows_avx512_bf16, &ql_attention_avx512},
 #endif
     {0},
 };

@@ -261,20 +261,14 @@ static void add(size_t n, const float *x, float *y)
 
 static void narrow(size_t n, const float *x, uint16_t *y)
 {
-    size_t i = 0;
-    for (; i + VN <= n; i += VN)
-        vnarrow(y + i, vload(x + i));
-    for (; i < n; i++)
-        y[i] = ql_f32_to_bf16(x[i]);
+    for (size_t i = 0; i < n; i += VN)
+        vput_narrow(y + i, vget(x + i, n - i), n - i);
 }
 
 static void widen(size_t n, const uint16_t *x, float *y)
 {
-    size_t i = 0;
-    for (; i + VN <= n; i += VN)
-        vstore(y + i, vwiden(x + i));
-    for (; i < n; i++)
-        y[i] = ql_bf16_to_f32(x[i]);
+    for (size_t i = 0; i < n; i += VN)
+        vput(y + i, vget_narrow(x + i, n - i), n - i);
 }
 
 const ql_row_kernels QL_TIER_NAME(ql_rows) = {

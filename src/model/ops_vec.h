@@ -85,13 +85,17 @@ static inline vf vwiden(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-/* bf16, to nearest even; a NaN stays one. */
+/* bf16, to nearest even; a NaN stays one. The instruction takes subnormal numbers for 0. */
 static inline void vnarrow(uint16_t *p, vf x)
 {
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh(x));
+#else
     __m512i u = _mm512_castps_si512(x), odd = _mm512_and_epi32(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
     rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+#endif
 }
 
 /* 1 / x for x from 1 to 2^126, within an ulp: an estimate and a step of Newton's, a quarter of a division's time. */
