@@ -177,18 +177,27 @@ static void tiles_pack(const ql_product *p, ql_plan plan, size_t index)
                (uint16_t *)p->packed + from * packed_rows(p->m) + row * ql_amx_steps(depth) * STEP);
 }
 
+/* Steps of x that stay in the first-level cache together: parts of about the same size, as sums are stored and loaded
+ * for each. 576 terms, a little more than DEPTH, are one. */
+static size_t steps_at_once(size_t steps)
+{
+    enum { MOST = DEPTH / STEP + DEPTH / STEP / 4 };
+    return pieces(steps, pieces(steps, MOST));
+}
+
 /* sums[blocks of 32 outputs] (+)= 32 tokens with the group's panel. What is on its way: y, where the sums will go, and
  * whether the next tokens' x comes from far. */
 static inline __attribute__((always_inline)) void multiply_tokens(bool transposed, const group *g, size_t block,
                                                                   size_t cols, bool add, float *sums, soon lines)
 {
-    size_t at_once = DEPTH / STEP, across = pieces(cols, BLOCK);
+    size_t across = pieces(cols, BLOCK);
     const char *y = lines.y;
     float *before = NULL;
     lines.x_lines = lines.far_x ? pieces(2 * TILE_ROWS, across) : 0;
     for (size_t i = 0; i < g->count; i++) {
         const segment *seg = &g->of[i];
         const uint16_t *x = seg->x + block * seg->steps * 2 * TILE;
+        size_t at_once = steps_at_once(seg->steps);
         for (size_t s = 0; s < seg->steps; s += at_once, add = true)
             for (size_t o = 0; o < across; o++) {
                 lines.y = !i && !s && y ? y + o * 2 * TILE_LINE : NULL;
