@@ -8,30 +8,51 @@
 #include "model/ops_vec.h"
 
 /* Block `block` of a head's packed array. */
-static inline uint16_t *at(uint16_t *packed, const ql_tiles *t, size_t head, size_t block)
+static inline uint16_t *of_head(uint16_t *packed, const ql_tiles *t, size_t head, size_t block)
 {
-    return packed + (head * t->blocks + block) * t->pad * BLOCK;
+    return packed + ((head - t->head_shift) * t->blocks + block) * t->pad * BLOCK;
+}
+
+static inline uint16_t *of_kv(uint16_t *packed, const ql_tiles *t, size_t kv, size_t block)
+{
+    return packed + ((kv - t->kv_shift) * t->blocks + block) * t->pad * BLOCK;
+}
+
+/* Where exponents and deltas of a block of queries are. */
+static inline size_t lanes_of(const ql_tiles *t, size_t head, size_t block)
+{
+    return ((head - t->head_shift) * t->blocks + block) * BLOCK;
+}
+
+/* Where a part's share of a head's dq is. */
+static inline float *share_of(const ql_tiles *t, const ql_tiles_part *p, size_t head, size_t block)
+{
+    return t->dq_shares + (p->share * t->heads + (head - t->head_shift) * p->queries + block - p->first) * t->pad * BLOCK;
+}
+
+/* Floats from a block of rows to the one that comes next. */
+static inline size_t next_of(const ql_tiles *t, size_t ld)
+{
+    return t->by_head ? BLOCK * ld : t->head_dim;
 }
 
 static inline source rows_of(const ql_tiles *t, const float *x, size_t ld, size_t head, size_t row, size_t rows, float factor)
 {
-    return (source){x + row * ld + head * t->head_dim, ld, remains(rows, row), t->head_dim, factor};
+    return (source){x + row * ld + head * t->head_dim, ld, remains(rows, row), t->head_dim, factor, next_of(t, ld)};
 }
 
-static void pack_keys(const ql_tiles *t, size_t block)
+static void pack_kv(const ql_tiles *t, size_t kv, size_t block)
 {
-    for (size_t kv = 0; kv < t->kv_heads; kv++) {
-        source k = rows_of(t, t->k, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        source v = rows_of(t, t->v, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        pack_rows(&k, t->pad, at(t->k_rows, t, kv, block));
-        pack_turned_pairs(&v, t->pad, at(t->v_turned_pairs, t, kv, block));
-    }
+    source k = rows_of(t, t->k, t->ldkv, kv, block * BLOCK, t->tokens, 1);
+    source v = rows_of(t, t->v, t->ldkv, kv, block * BLOCK, t->tokens, 1);
+    pack_rows(&k, t->pad, of_kv(t->k_rows, t, kv, block));
+    pack_turned_pairs(&v, t->pad, of_kv(t->v_turned_pairs, t, kv, block));
 }
 
 /* delta and exponents of a block of queries, in lane_order. */
 static void pack_queries(const ql_tiles *t, size_t head, size_t block)
 {
-    size_t row = block * BLOCK, lanes = (head * t->blocks + block) * BLOCK;
+    size_t row = block * BLOCK, lanes = lanes_of(t, head, block);
     source o = rows_of(t, t->o, t->ldo, head, row, t->tokens, 1), d = rows_of(t, t->dout, t->lddo, head, row, t->tokens, 1);
     for (size_t half = 0; half < BLOCK; half += SIDE) {
         __m512i line[SIDE];
@@ -58,24 +79,24 @@ static void pack_queries(const ql_tiles *t, size_t head, size_t block)
     }
 }
 
-static void pack(const ql_tiles *t, size_t block)
+static void pack_kv_back(const ql_tiles *t, size_t kv, size_t block)
 {
-    for (size_t kv = 0; kv < t->kv_heads; kv++) {
-        source k = rows_of(t, t->k, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        source v = rows_of(t, t->v, t->ldkv, kv, block * BLOCK, t->tokens, 1);
-        pack_rows(&k, t->pad, at(t->k_rows, t, kv, block));
-        pack_turned_pairs(&k, t->pad, at(t->k_turned_pairs, t, kv, block));
-        pack_rows(&v, t->pad, at(t->v_rows, t, kv, block));
-    }
-    for (size_t head = 0; head < t->heads; head++) {
-        source q = rows_of(t, t->q, t->ldq, head, block * BLOCK, t->tokens, t->fold);
-        source d = rows_of(t, t->dout, t->lddo, head, block * BLOCK, t->tokens, 1);
-        pack_turned(&q, t->pad, lane_order, at(t->q_turned, t, head, block));
-        pack_pairs(&q, t->pad, lane_order, at(t->q_pairs, t, head, block));
-        pack_turned(&d, t->pad, lane_order, at(t->dout_turned, t, head, block));
-        pack_pairs(&d, t->pad, lane_order, at(t->dout_pairs, t, head, block));
-        pack_queries(t, head, block);
-    }
+    source k = rows_of(t, t->k, t->ldkv, kv, block * BLOCK, t->tokens, 1);
+    source v = rows_of(t, t->v, t->ldkv, kv, block * BLOCK, t->tokens, 1);
+    pack_rows(&k, t->pad, of_kv(t->k_rows, t, kv, block));
+    pack_turned_pairs(&k, t->pad, of_kv(t->k_turned_pairs, t, kv, block));
+    pack_rows(&v, t->pad, of_kv(t->v_rows, t, kv, block));
+}
+
+static void pack_head_back(const ql_tiles *t, size_t head, size_t block)
+{
+    source q = rows_of(t, t->q, t->ldq, head, block * BLOCK, t->tokens, t->fold);
+    source d = rows_of(t, t->dout, t->lddo, head, block * BLOCK, t->tokens, 1);
+    pack_turned(&q, t->pad, lane_order, of_head(t->q_turned, t, head, block));
+    pack_pairs(&q, t->pad, lane_order, of_head(t->q_pairs, t, head, block));
+    pack_turned(&d, t->pad, lane_order, of_head(t->dout_turned, t, head, block));
+    pack_pairs(&d, t->pad, lane_order, of_head(t->dout_pairs, t, head, block));
+    pack_queries(t, head, block);
 }
 
 /* A tile of [16 dimensions][16 rows of x], turned, to the rows that are there; what comes `next` floats further will be
@@ -91,7 +112,7 @@ static inline void put_turned(__m512i line[SIDE], float *x, size_t ld, size_t ro
 }
 
 /* Rows of dk or dv of a block. */
-static void finish_keys(const ql_tiles *t, const float *sums, size_t kv, size_t block, float factor, float *x)
+static void put_keys(const ql_tiles *t, const float *sums, size_t kv, size_t block, float factor, float *x)
 {
     size_t rows = remains(t->tokens, block * BLOCK), area = t->pad * BLOCK, others = t->kv_heads * t->blocks * area;
     sums += (kv * t->blocks + block) * area;
@@ -104,21 +125,27 @@ static void finish_keys(const ql_tiles *t, const float *sums, size_t kv, size_t 
             vf sum = vload(line);
             for (size_t split = 1; split < t->splits; split++)
                 sum = sum + vload(line + split * others);
-            __builtin_prefetch(to + t->head_dim, 1);
+            __builtin_prefetch(to + next_of(t, t->lddkv), 1);
             _mm512_mask_storeu_ps(to, some_lanes(t->head_dim - col), sum * vset(factor));
         }
     }
 }
 
+static void finish_kv(const ql_tiles *t, size_t kv, size_t block)
+{
+    put_keys(t, t->dk_sums, kv, block, t->scale / t->fold, t->dk);
+    put_keys(t, t->dv_sums, kv, block, 1, t->dv);
+}
+
 /* Rows of dq of a block: the parts' shares in their order. */
-static void finish_queries(const ql_tiles *t, size_t head, size_t block)
+static void finish_head(const ql_tiles *t, size_t head, size_t block)
 {
     const float *share[QL_TILES_PARTS];
     size_t shares = 0;
     for (size_t i = 0; i < t->parts; i++) {
         const ql_tiles_part *p = &t->part[i];
         if (p->first <= block && block < p->first + p->queries)
-            share[shares++] = t->dq_shares + (p->share * t->heads + head * p->queries + block - p->first) * t->pad * BLOCK;
+            share[shares++] = share_of(t, p, head, block);
     }
     for (size_t col = 0; col < t->head_dim; col += SIDE)
         for (size_t half = 0; half < 2; half++) {
@@ -132,18 +159,8 @@ static void finish_queries(const ql_tiles *t, size_t head, size_t block)
                 line[i] = (__m512i)(sum * vset(t->scale));
             }
             put_turned(line, t->dq + query * t->lddq + head * t->head_dim + col, t->lddq, remains(t->tokens, query),
-                       t->head_dim - col, t->head_dim);
+                       t->head_dim - col, next_of(t, t->lddq));
         }
-}
-
-static void finish(const ql_tiles *t, size_t block)
-{
-    for (size_t kv = 0; kv < t->kv_heads; kv++) {
-        finish_keys(t, t->dk_sums, kv, block, t->scale / t->fold, t->dk);
-        finish_keys(t, t->dv_sums, kv, block, 1, t->dv);
-    }
-    for (size_t head = 0; head < t->heads; head++)
-        finish_queries(t, head, block);
 }
 
 #endif

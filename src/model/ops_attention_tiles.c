@@ -109,7 +109,8 @@ static void pack_keys(void *ctx, size_t block, size_t worker)
 {
     const tiles_job *job = ctx;
     (void)worker;
-    job->kernels->pack_keys(&job->tiles, job->first + block);
+    for (size_t kv = 0; kv < job->tiles.kv_heads; kv++)
+        job->kernels->pack_kv(&job->tiles, kv, job->first + block);
 }
 
 static void forward_block(void *ctx, size_t index, size_t worker)
@@ -203,23 +204,58 @@ static void pack_block(void *ctx, size_t block, size_t worker)
 {
     const tiles_job *job = ctx;
     (void)worker;
-    job->kernels->pack(&job->tiles, block);
+    for (size_t kv = 0; kv < job->tiles.kv_heads; kv++)
+        job->kernels->pack_kv_back(&job->tiles, kv, block);
+    for (size_t head = 0; head < job->tiles.heads; head++)
+        job->kernels->pack_head_back(&job->tiles, head, block);
 }
 
-/* One head's parts after another: what they read they share. */
+/* The first head of a group's split; that of the next one is the end. */
+static size_t head_of(const ql_tiles *t, size_t kv, size_t split)
+{
+    return kv * t->group + split * t->group / t->splits;
+}
+
+/* A group's parts one after another: what they read they share. */
 static void backward_part(void *ctx, size_t index, size_t worker)
 {
     const tiles_job *job = ctx;
     const ql_tiles *t = &job->tiles;
-    job->kernels->backward(t, index / t->parts / t->splits, index / t->parts % t->splits, index % t->parts,
-                           ql_worker_scratch(job->workers, worker));
+    size_t kv = index / t->parts / t->splits, split = index / t->parts % t->splits, first = head_of(t, kv, split);
+    for (size_t head = first; head < head_of(t, kv, split + 1); head++)
+        job->kernels->backward(t, head, split, &t->part[index % t->parts], head > first,
+                               ql_worker_scratch(job->workers, worker));
 }
 
 static void finish_block(void *ctx, size_t block, size_t worker)
 {
     const tiles_job *job = ctx;
     (void)worker;
-    job->kernels->finish(&job->tiles, block);
+    for (size_t kv = 0; kv < job->tiles.kv_heads; kv++)
+        job->kernels->finish_kv(&job->tiles, kv, block);
+    for (size_t head = 0; head < job->tiles.heads && !job->tiles.by_head; head++)
+        job->kernels->finish_head(&job->tiles, head, block);
+}
+
+/* All of a split's heads, packed where the worker packed the one before: that is still in its cache. */
+static void backward_split(void *ctx, size_t index, size_t worker)
+{
+    const tiles_job *job = ctx;
+    ql_tiles t = job->tiles;
+    size_t kv = index % t.kv_heads, split = t.splits - 1 - index / t.kv_heads; /* the last ones have most heads */
+    size_t first = head_of(&t, kv, split);
+    t.kv_shift = kv - worker;
+    for (size_t block = 0; block < t.blocks; block++)
+        job->kernels->pack_kv_back(&t, kv, block);
+    for (size_t head = first; head < head_of(&t, kv, split + 1); head++) {
+        t.head_shift = head - worker;
+        for (size_t block = 0; block < t.blocks; block++)
+            job->kernels->pack_head_back(&t, head, block);
+        for (size_t i = 0; i < t.parts; i++)
+            job->kernels->backward(&t, head, split, &t.part[i], head > first, ql_worker_scratch(job->workers, worker));
+        for (size_t block = 0; block < t.blocks; block++)
+            job->kernels->finish_head(&t, head, block);
+    }
 }
 
 void ql_tiles_backward(const ql_attention *config, const ql_attention_grads *g, ql_workers *workers)
@@ -239,7 +275,12 @@ void ql_tiles_backward(const ql_attention *config, const ql_attention_grads *g, 
     find_first_seen(t, config->start, config->window);
     find_last_seeing(t);
     divide(t);
-    ql_parallel(workers, t->blocks, pack_block, &job);
-    ql_parallel(workers, t->kv_heads * t->splits * t->parts, backward_part, &job);
+    t->by_head = ql_workers_count(workers) <= t->kv_heads;
+    if (t->by_head) {
+        ql_parallel(workers, t->kv_heads * t->splits, backward_split, &job);
+    } else { /* too few heads: all is packed before parts of them begin. The sums are the same. */
+        ql_parallel(workers, t->blocks, pack_block, &job);
+        ql_parallel(workers, t->kv_heads * t->splits * t->parts, backward_part, &job);
+    }
     ql_parallel(workers, t->blocks, finish_block, &job);
 }

@@ -37,8 +37,10 @@ typedef struct ql_tiles {
     size_t *last;             /* [blocks] the last block of queries that see one of the block's keys */
     float *dk_sums, *dv_sums; /* [splits][kv head][block][pad x 32] */
     float *dq_shares;
-    size_t splits, parts; /* of a group's heads, and of the keys: as many tasks a kv head */
+    size_t splits, parts; /* of a group's heads, and of the keys */
     ql_tiles_part part[QL_TILES_PARTS];
+    size_t head_shift, kv_shift; /* what is packed of head h, and its dq_shares, lie at the place of head h - shift */
+    bool by_head;                /* blocks of a head are packed one after another, not heads of a block */
 } ql_tiles;
 
 /* The factor of q: scores become exponents of 2, or the soft cap's argument. */
@@ -49,12 +51,16 @@ static inline float ql_tiles_fold(float scale, float softcap)
 
 /* What is compiled for tiles. */
 typedef struct ql_tiles_kernels {
-    size_t scratch;                                   /* bytes a worker */
-    void (*pack_keys)(const ql_tiles *t, size_t block); /* k_rows and v_turned_pairs of all heads */
+    size_t scratch; /* bytes a worker */
+    void (*pack_kv)(const ql_tiles *t, size_t kv, size_t block); /* k_rows and v_turned_pairs */
     void (*forward)(const ql_tiles *t, size_t head, size_t block, void *scratch);
-    void (*pack)(const ql_tiles *t, size_t block); /* all that the backward pass multiplies by, and delta */
-    void (*backward)(const ql_tiles *t, size_t kv, size_t split, size_t part, void *scratch);
-    void (*finish)(const ql_tiles *t, size_t block); /* dq, dk and dv from their sums */
+    /* All that the backward pass multiplies by, and delta. */
+    void (*pack_kv_back)(const ql_tiles *t, size_t kv, size_t block);
+    void (*pack_head_back)(const ql_tiles *t, size_t head, size_t block);
+    /* dk_sums and dv_sums of a part's keys, added to with `more`, and its share of dq. */
+    void (*backward)(const ql_tiles *t, size_t head, size_t split, const ql_tiles_part *part, bool more, void *scratch);
+    void (*finish_head)(const ql_tiles *t, size_t head, size_t block); /* dq from its shares */
+    void (*finish_kv)(const ql_tiles *t, size_t kv, size_t block);     /* dk and dv from their sums */
 } ql_tiles_kernels;
 
 extern const ql_tiles_kernels ql_tiles_amx, ql_tiles_dots, /* vdpbf16ps on the same tiles */

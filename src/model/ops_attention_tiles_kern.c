@@ -43,7 +43,7 @@ static void scores(const ql_tiles *t, forward_state *f, size_t kv, size_t first,
     size_t steps = t->pad / BLOCK;
     side b = {f->q, f->q + steps * TILE, TILE};
     for (size_t i = 0; i < cells; i++) {
-        const uint16_t *k = at(t->k_rows, t, kv, first + i);
+        const uint16_t *k = of_kv(t->k_rows, t, kv, first + i);
         multiply((side){k, k + steps * TILE, TILE}, b, steps, false, f->s[0][i * BLOCK], CHUNK * BLOCK * SIDE, AREA);
     }
     for (size_t half = 0; half < 2; half++) {
@@ -88,7 +88,7 @@ static void values(const ql_tiles *t, forward_state *f, size_t kv, size_t first,
 {
     side b = {f->weight[0][0], f->weight[1][0], TILE};
     for (size_t i = 0; i < t->pad / BLOCK; i++) {
-        const uint16_t *v = at(t->v_turned_pairs, t, kv, first) + i * 2 * TILE;
+        const uint16_t *v = of_kv(t->v_turned_pairs, t, kv, first) + i * 2 * TILE;
         multiply((side){v, v + TILE, t->pad * BLOCK}, b, cells, add, f->out[i][0], AREA, 2 * AREA);
     }
 }
@@ -159,8 +159,7 @@ typedef struct cell {
 static inline __attribute__((always_inline)) void bend(const ql_tiles *t, float s[2][2][SIDE][SIDE], float ds[2][2][SIDE][SIDE],
                                                        const cell *c, bool border, bool capped)
 {
-    const float *exponents = t->exponent + (c->head * t->blocks + c->query) * BLOCK;
-    const float *deltas = t->delta + (c->head * t->blocks + c->query) * BLOCK;
+    const float *exponents = t->exponent + lanes_of(t, c->head, c->query), *deltas = t->delta + lanes_of(t, c->head, c->query);
     vf exponent[2] = {vload(exponents), vload(exponents + SIDE)}, delta[2] = {vload(deltas), vload(deltas + SIDE)};
     __m512i own[2], from[2];
     for (size_t half = 0; border && half < 2; half++) {
@@ -218,8 +217,8 @@ static void softmax_gradient(const ql_tiles *t, backward_state *b, size_t at_wor
 static void cell_products(const ql_tiles *t, backward_state *b, size_t at_work, const cell *c)
 {
     size_t steps = t->pad / BLOCK, half = steps * TILE;
-    const uint16_t *k = at(t->k_rows, t, c->kv, c->key), *v = at(t->v_rows, t, c->kv, c->key);
-    const uint16_t *q = at(t->q_turned, t, c->head, c->query), *d = at(t->dout_turned, t, c->head, c->query);
+    const uint16_t *k = of_kv(t->k_rows, t, c->kv, c->key), *v = of_kv(t->v_rows, t, c->kv, c->key);
+    const uint16_t *q = of_head(t->q_turned, t, c->head, c->query), *d = of_head(t->dout_turned, t, c->head, c->query);
     multiply((side){k, k + half, TILE}, (side){q, q + half, TILE}, steps, false, b->block[at_work].s[0][0][0], AREA, 2 * AREA);
     multiply((side){v, v + half, TILE}, (side){d, d + half, TILE}, steps, false, b->block[at_work].ds[0][0][0], AREA, 2 * AREA);
 }
@@ -241,7 +240,8 @@ static void sum_keys(const ql_tiles *t, const uint16_t *k, const uint16_t *pairs
 }
 
 typedef struct backward_task {
-    size_t head, kv, split, first_head;
+    size_t head, kv, split;
+    bool more;
     const ql_tiles_part *part;
 } backward_task;
 
@@ -284,42 +284,41 @@ static void step(const ql_tiles *t, backward_state *b, const backward_task *task
         if (first >= end)
             continue;
         size_t sums = ((task->split * t->kv_heads + task->kv) * t->blocks + key) * area;
-        bool more = task->head > task->first_head || first > key;
-        sum_queries(t, b->weight[i][0][j], at(t->dout_pairs, t, task->head, first), end - first, more, t->dv_sums + sums);
-        sum_queries(t, b->grad[i][0][j], at(t->q_pairs, t, task->head, first), end - first, more, t->dk_sums + sums);
+        bool more = task->more || first > key;
+        sum_queries(t, b->weight[i][0][j], of_head(t->dout_pairs, t, task->head, first), end - first, more, t->dv_sums + sums);
+        sum_queries(t, b->grad[i][0][j], of_head(t->q_pairs, t, task->head, first), end - first, more, t->dk_sums + sums);
     }
     for (size_t query = e->query; query < e->query_end; query++) {
         size_t from = (size_t)t->from[query * BLOCK] / BLOCK, end = query + 1 < e->key_end ? query + 1 : e->key_end;
         first = from > e->key ? from : e->key;
         if (first >= end)
             continue;
-        size_t share = task->part->share * t->heads + task->head * task->part->queries + query - task->part->first;
-        sum_keys(t, at(t->k_turned_pairs, t, task->kv, first), b->grad_pairs[first - e->key][query - e->query][0], end - first,
-                 first > task->part->first && first > from, t->dq_shares + share * area);
+        sum_keys(t, of_kv(t->k_turned_pairs, t, task->kv, first), b->grad_pairs[first - e->key][query - e->query][0], end - first,
+                 first > task->part->first && first > from, share_of(t, task->part, task->head, query));
     }
 }
 
-static void backward(const ql_tiles *t, size_t kv, size_t split, size_t part, void *scratch)
+static void backward(const ql_tiles *t, size_t head, size_t split, const ql_tiles_part *part, bool more, void *scratch)
 {
-    const ql_tiles_part *p = &t->part[part];
-    size_t first = kv * t->group + split * t->group / t->splits, end = kv * t->group + (split + 1) * t->group / t->splits;
+    const backward_task task = {head, head / t->group, split, more, part};
     begin_products();
-    for (size_t head = first; head < end; head++)
-        for (size_t key = p->first; key < p->end; key += KEYS) {
-            size_t key_end = key + KEYS < p->end ? key + KEYS : p->end, query_end = t->last[key_end - 1] + 1;
-            for (size_t query = key; query < query_end; query += QUERIES) {
-                extent e = {key, key_end, query, query + QUERIES < query_end ? query + QUERIES : query_end};
-                step(t, scratch, &(backward_task){head, kv, split, first, p}, &e);
-            }
+    for (size_t key = part->first; key < part->end; key += KEYS) {
+        size_t key_end = key + KEYS < part->end ? key + KEYS : part->end, query_end = t->last[key_end - 1] + 1;
+        for (size_t query = key; query < query_end; query += QUERIES) {
+            extent e = {key, key_end, query, query + QUERIES < query_end ? query + QUERIES : query_end};
+            step(t, scratch, &task, &e);
         }
+    }
     end_products();
 }
 
 const ql_tiles_kernels QL_TIER_NAME(ql_tiles) = {
     .scratch = sizeof(forward_state) > sizeof(backward_state) ? sizeof(forward_state) : sizeof(backward_state),
-    .pack_keys = pack_keys,
+    .pack_kv = pack_kv,
     .forward = forward,
-    .pack = pack,
+    .pack_kv_back = pack_kv_back,
+    .pack_head_back = pack_head_back,
     .backward = backward,
-    .finish = finish,
+    .finish_head = finish_head,
+    .finish_kv = finish_kv,
 };
