@@ -139,7 +139,7 @@ void ql_attention_forward(const ql_attention *config, const float *q, size_t ldq
                           size_t ldkv, float *o, size_t ldo, float *lse, ql_workers *workers);
 
 /* The arrays of a backward pass: inputs and results of the forward pass, and dout = dL/do, in; dq, dk,
- * dv out, written, not added to. They are written after all is read: each may lie over an input. */
+ * dv out, written, not added to. Each may lie over an input of its size whose rows are as far apart. */
 typedef struct ql_attention_grads {
     const float *q, *k, *v, *o, *dout, *lse;
     float *dq, *dk, *dv;

@@ -30,7 +30,7 @@ static inline __m512 get(const source *s, size_t row, size_t col)
 {
     __mmask16 lanes = row < s->rows ? some_lanes(remains(s->cols, col)) : 0;
     const float *x = s->x + row * s->ld + col;
-    _mm_prefetch((const char *)(x + s->next), _MM_HINT_T0); /* rows are too far apart to be foreseen */
+    _mm_prefetch((const char *)(x + s->next), _MM_HINT_T1); /* rows are too far apart to be foreseen */
     return _mm512_maskz_loadu_ps(lanes, x) * _mm512_set1_ps(s->factor);
 }
 

@@ -262,6 +262,7 @@ void ql_tiles_backward(const ql_attention *config, const ql_attention_grads *g, 
 {
     tiles_job job = begin(config, config->start[config->sequences], true, workers);
     ql_tiles *t = &job.tiles;
+    assert(g->dq != g->dout || g->lddq == g->lddo);
     set_forward(t, g->q, g->ldq, g->k, g->v, g->ldkv, NULL, g->ldo);
     t->o = g->o;
     t->dout = g->dout;
