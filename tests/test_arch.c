@@ -1,203 +1,24 @@
-/* Every architecture against transformers and PEFT: logits, losses and adapters' gradients of small models, whose weights
- * are a function of their names (tools/make_arch_references.py has the same one and wrote tests/data/arch). */
+/* Every architecture against transformers and PEFT: logits, losses and adapters' gradients of the small models of
+ * arch_case.h. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "arch_case.h"
 #include "base/cpu.h"
-#include "base/half.h"
 #include "chain_case.h"
-#include "gguf_case.h"
-#include "io/json.h"
-#include "io/path.h"
 #include "lora/outer.h"
 #include "model/pass.h"
-#include "qlora/train.h"
 #include "quant/weight.h"
 #include "support.h"
 
 static const char *const names[] = {"llama", "qwen2", "mistral", "gemma2", "gemma3", "phi3", "phi3-long", "smollm3"};
 static const char *const gguf_names[] = {"gguf-llama", "gguf-qwen2", "gguf-qwen3"};
-enum { NAMES = sizeof names / sizeof *names, GGUF_NAMES = sizeof gguf_names / sizeof *gguf_names, TENSORS = 160 };
+enum { NAMES = sizeof names / sizeof *names, GGUF_NAMES = sizeof gguf_names / sizeof *gguf_names };
 
 static const ql_format none = {.code = QL_CODE_F32, .scale = QL_SCALE_NONE};
 static ql_error err;
-
-/* splitmix64 of the name's FNV-1a hash and a place. */
-static uint64_t bits(const char *name, uint64_t index)
-{
-    uint64_t x = 0xCBF29CE484222325u;
-    for (; *name; name++)
-        x = (x ^ (unsigned char)*name) * 0x100000001B3u;
-    x += (index + 1) * 0x9E3779B97F4A7C15u;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return x ^ x >> 31;
-}
-
-static float *numbers_of(const char *name, size_t count, bool vector, bool offset_norms)
-{
-    float *x = malloc(count * sizeof *x);
-    bool lora = strstr(name, "lora_") != NULL, norm = !lora && strstr(name, "norm");
-    double offset = norm && !offset_norms ? 1 : 0;
-    double spread = strstr(name, "lora_B") || (vector && !norm) ? 0.25 : strstr(name, "embed") ? 1 : 0.5;
-    int shift = lora ? 55 : 41; /* adapters hold FP16 */
-    for (size_t i = 0; i < count; i++)
-        x[i] = (float)(offset + spread * ((double)(bits(name, i) >> shift) / ldexp(1, 63 - shift) - 1));
-    return x;
-}
-
-typedef struct arch_case {
-    json_t *json;
-    char *folder, *adapter;
-    ql_workers *workers;
-    ql_model *model;
-    size_t count;
-    int32_t ids[64];
-} arch_case;
-
-/* FOLDER/FILE of tensors of these shapes; a name in the file is before + name + after. */
-static void write_tensors(const char *folder, const char *file, const json_t *shapes, const char *before,
-                          const char *after, bool offset_norms)
-{
-    static char full[TENSORS][160];
-    ql_tensor tensors[TENSORS] = {0};
-    size_t count = 0;
-    const char *name;
-    json_t *shape;
-    json_object_foreach((json_t *)(uintptr_t)shapes, name, shape)
-    {
-        ck_assert_uint_lt(count, TENSORS);
-        ql_tensor *t = &tensors[count];
-        snprintf(full[count], sizeof full[count], "%s%s%s", before, name, after);
-        *t = (ql_tensor){.name = full[count], .dtype = QL_F32, .ndim = json_array_size(shape)};
-        for (size_t i = 0; i < t->ndim; i++)
-            t->shape[i] = (size_t)json_integer_value(json_array_get(shape, i));
-        t->data = numbers_of(name, ql_tensor_elements(t), t->ndim == 1, offset_norms);
-        count++;
-    }
-    char *path = ql_path_join(folder, file);
-    ck_assert_ok(ql_safetensors_write(path, tensors, count, NULL, 0, &err), &err);
-    for (size_t i = 0; i < count; i++)
-        free((void *)(uintptr_t)tensors[i].data);
-    free(path);
-}
-
-/* ---- GGUF files, whose matrices are blocks of random bits ---- */
-
-typedef struct block_kind {
-    const char *name;
-    uint32_t type;
-    size_t bytes, elements, place[2]; /* of its fp16 scales */
-    double scale[2];                  /* before the block's factor of 1 to 4 */
-    size_t scales;
-} block_kind;
-
-static const block_kind kinds[] = {
-    {"Q4_0", 2, 18, 32, {0, 0}, {0x1p-6, 0}, 1},           {"Q4_1", 3, 20, 32, {0, 2}, {0x1p-6, -0x1p-3}, 2},
-    {"Q8_0", 8, 34, 32, {0, 0}, {0x1p-10, 0}, 1},          {"Q4_K", 12, 144, 256, {0, 2}, {0x1p-13, 0x1p-10}, 2},
-    {"Q5_K", 13, 176, 256, {0, 2}, {0x1p-14, 0x1p-10}, 2}, {"Q6_K", 14, 210, 256, {208, 0}, {0x1p-14, 0}, 1},
-};
-
-static void put_blocks(gguf_writer *w, const char *name, const char *written, const char *type, const size_t shape[2])
-{
-    const block_kind *kind = kinds;
-    while (strcmp(kind->name, type) != 0)
-        kind++;
-    size_t count = shape[0] * shape[1] / kind->elements, words = (count * kind->bytes + 7) / 8;
-    uint64_t *data = malloc(words * 8);
-    char scale_name[200];
-    snprintf(scale_name, sizeof scale_name, "%s.scale", name);
-    for (size_t i = 0; i < words; i++)
-        data[i] = bits(name, i);
-    for (size_t i = 0; i < count; i++)
-        for (size_t j = 0; j < kind->scales; j++) {
-            uint16_t half = ql_f32_to_f16((float)((double)(1 + bits(scale_name, i) % 4) * kind->scale[j]));
-            memcpy((char *)data + i * kind->bytes + kind->place[j], &half, 2);
-        }
-    gguf_tensor(w, written, kind->type, 2, shape, data, count * kind->bytes);
-    free(data);
-}
-
-/* The path of a GGUF file of the case, as config.json in its folder has it. */
-static const char *write_gguf(const arch_case *c)
-{
-    gguf_writer w = {0};
-    ql_model_config config;
-    const char *name;
-    json_t *shape;
-    ck_assert_ok(ql_model_config_read(&config, c->folder, &err), &err);
-    gguf_config(&w, &config);
-    json_object_foreach(json_object_get(c->json, "tensors"), name, shape)
-    {
-        char written[96];
-        size_t dims = json_array_size(shape), sizes[2] = {0};
-        const char *type = json_string_value(json_object_get(json_object_get(c->json, "types"), name));
-        ck_assert_msg(ql_gguf_name(written, sizeof written, name), "%s", name);
-        for (size_t i = 0; i < dims; i++)
-            sizes[i] = (size_t)json_integer_value(json_array_get(shape, i));
-        if (type) {
-            put_blocks(&w, name, written, type, sizes);
-        } else {
-            ck_assert_uint_eq(dims, 1);
-            float *x = numbers_of(name, sizes[0], true, false);
-            gguf_tensor(&w, written, GGUF_F32, 1, sizes, x, sizes[0] * sizeof *x);
-            free(x);
-        }
-    }
-    return gguf_finish(&w, c->folder, "model.gguf");
-}
-
-/* ---- a case ---- */
-
-static void write_text(const char *folder, const char *name, const char *text)
-{
-    test_file(folder, name, text, strlen(text));
-}
-
-static void open_case(arch_case *c, const char *name, const char *config_key, ql_format format)
-{
-    char path[512], text[512], target_text[512] = "";
-    const char *root = getenv("QLORA_SOURCE_ROOT");
-    snprintf(path, sizeof path, "%s/tests/data/arch/%s.json", root ? root : ".", name);
-    *c = (arch_case){.folder = test_folder(), .adapter = test_folder()};
-    ck_assert_ok(ql_json_read(&c->json, path, &err), &err);
-    char *config = json_dumps(json_object_get(c->json, config_key), 0);
-    write_text(c->folder, "config.json", config);
-    bool offset_norms = json_is_true(json_object_get(c->json, "offset_norms"));
-    bool gguf = json_object_size(json_object_get(c->json, "types")) > 0;
-    if (!gguf)
-        write_tensors(c->folder, "model.safetensors", json_object_get(c->json, "tensors"), "", "", offset_norms);
-    ck_assert_ok(ql_workers_create(&c->workers, 2, &err), &err);
-    ck_assert_ok(ql_model_open(&c->model, gguf ? write_gguf(c) : c->folder, format, c->workers, &err), &err);
-    const ql_model_config *shape = ql_model_shape(c->model);
-    for (int module = 0; module < QL_MODULES; module++)
-        if (ql_module_present(shape, (ql_module)module))
-            snprintf(target_text + strlen(target_text), sizeof target_text - strlen(target_text), "%s\"%s\"",
-                     *target_text ? ", " : "", ql_module_name(shape, (ql_module)module));
-    snprintf(text, sizeof text, "{\"peft_type\": \"LORA\", \"r\": %d, \"lora_alpha\": %d, \"target_modules\": [%s]}",
-             (int)json_integer_value(json_object_get(c->json, "rank")),
-             (int)json_integer_value(json_object_get(c->json, "alpha")), target_text);
-    write_text(c->adapter, "adapter_config.json", text);
-    write_tensors(c->adapter, "adapter_model.safetensors", json_object_get(c->json, "adapters"), "base_model.model.",
-                  ".weight", offset_norms);
-    ck_assert_ok(ql_adapter_load(c->model, c->adapter, true, &err), &err);
-    const json_t *ids = json_object_get(c->json, "token_ids");
-    c->count = json_array_size(ids);
-    for (size_t i = 0; i < c->count; i++)
-        c->ids[i] = (int32_t)json_integer_value(json_array_get(ids, i));
-    free(config);
-}
-
-static void close_case(arch_case *c)
-{
-    ql_model_destroy(c->model);
-    ql_workers_destroy(c->workers);
-    json_decref(c->json);
-    test_folder_remove(c->folder);
-    test_folder_remove(c->adapter);
-}
 
 static double number(const json_t *array, size_t i)
 {
@@ -238,12 +59,12 @@ static double gradient_error(const arch_case *c, const char *name, const float *
     snprintf(text, sizeof text, "%s.sign", name);
     for (size_t i = 0; i < count; i++) {
         largest = fmax(largest, fabs((double)got[i]));
-        sum += bits(text, i) & 1 ? (double)got[i] : -(double)got[i];
+        sum += arch_case_bits(text, i) & 1 ? (double)got[i] : -(double)got[i];
     }
     double worst = fmax(fabs(largest - scale), fabs(sum - number(wanted, 1)) / sqrt((double)count));
     snprintf(text, sizeof text, "%s.place", name);
     for (size_t i = 2; i < json_array_size(wanted); i++)
-        worst = fmax(worst, fabs((double)got[bits(text, i - 2) % count] - number(wanted, i)));
+        worst = fmax(worst, fabs((double)got[arch_case_bits(text, i - 2) % count] - number(wanted, i)));
     return worst / scale;
 }
 
@@ -311,14 +132,14 @@ START_TEST(agrees_with_transformers)
     for (size_t style = 0; style < 2; style++) {
         arch_case c;
         printf("%s, %s\n", names[_i], styles[style]);
-        open_case(&c, names[_i], styles[style], none);
+        arch_case_open(&c, names[_i], styles[style], none);
         check_logits(&c);
         check_training(&c, (ql_pass_kind){0}, exact);
         check_training(&c, (ql_pass_kind){true, false, 0}, exact);
         check_training(&c, (ql_pass_kind){true, false, SIZE_MAX}, exact);
         check_training(&c, (ql_pass_kind){true, true, 0}, waiting_rounds);
         check_training(&c, (ql_pass_kind){true, true, 1}, waiting_rounds);
-        close_case(&c);
+        arch_case_close(&c);
     }
 }
 END_TEST
@@ -340,7 +161,7 @@ START_TEST(inputs_in_bf16_are_those_rounded)
         {0}, {true, false, 0}, {true, false, SIZE_MAX}, {true, true, 0}, {true, true, 1}};
     bool rounds = ql_outer_select(ql_cpu_features(), true)->bf16_inputs;
     arch_case c;
-    open_case(&c, names[_i], "config", none);
+    arch_case_open(&c, names[_i], "config", none);
     size_t count = c.model->adapters->count;
     float *grad = malloc(count * sizeof *grad), losses[2][64];
     for (size_t kind = 0; kind < sizeof kinds_of_pass / sizeof *kinds_of_pass; kind++) {
@@ -360,7 +181,7 @@ START_TEST(inputs_in_bf16_are_those_rounded)
             ck_assert(fabsf(c.model->adapters->grad[i] - grad[i]) <= 0.01f * largest);
     }
     free(grad);
-    close_case(&c);
+    arch_case_close(&c);
 }
 END_TEST
 
@@ -368,12 +189,12 @@ START_TEST(gguf_blocks_agree_with_transformers)
 {
     arch_case c;
     printf("%s\n", gguf_names[_i]);
-    open_case(&c, gguf_names[_i], "config", none);
+    arch_case_open(&c, gguf_names[_i], "config", none);
     ck_assert_uint_gt(ql_model_memory(c.model).mapped, 0); /* multiplied as they are */
     check_logits(&c);
     check_training(&c, (ql_pass_kind){0}, exact);
     check_training(&c, (ql_pass_kind){true, false, 0}, exact);
-    close_case(&c);
+    arch_case_close(&c);
 }
 END_TEST
 
@@ -381,7 +202,7 @@ END_TEST
 START_TEST(plans_are_exact)
 {
     arch_case c;
-    open_case(&c, names[_i], "config", ql_format_default());
+    arch_case_open(&c, names[_i], "config", ql_format_default());
     ql_model *planned;
     ck_assert_ok(ql_model_plan(&planned, ql_model_shape(c.model), ql_format_default(), &err), &err);
     ql_model_bytes a = ql_model_memory(planned), b = ql_model_memory(c.model);
@@ -399,21 +220,21 @@ START_TEST(plans_are_exact)
     ck_assert_uint_eq(ql_pass_measure(planned, 20, 20, (ql_pass_kind){true, _i % 2, 0}, 2, &need), pass.bytes);
     ql_pass_free(&pass);
     ql_model_destroy(planned);
-    close_case(&c);
+    arch_case_close(&c);
 }
 END_TEST
 
 START_TEST(parts_of_fused_layers_are_no_targets)
 {
     arch_case c;
-    open_case(&c, "phi3", "config", none);
+    arch_case_open(&c, "phi3", "config", none);
     ql_lora_options lora = ql_lora_options_defaults();
     ck_assert_ok(ql_modules_parse(&lora.modules, "q_proj,v_proj", &err), &err);
     ck_assert_fails(ql_model_attach(c.model, &lora, &err), QL_ERR_ARG, &err, "qkv_proj");
     ck_assert_ok(ql_modules_parse(&lora.modules, "gate_up_proj,o_proj", &err), &err);
     ck_assert_ok(ql_model_attach(c.model, &lora, &err), &err);
     ck_assert_uint_eq(c.model->adapters->layers, 8);
-    close_case(&c);
+    arch_case_close(&c);
 }
 END_TEST
 
