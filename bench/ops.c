@@ -111,8 +111,8 @@ static void swiglu(const arrays *x)
 static void swiglu_backward(const arrays *x)
 {
     size_t d = x->model->mlp;
-    ql_glu_backward(QL_SWIGLU, x->m, d, &(ql_glu_in){x->a, x->b, d, d, {0}}, x->d, d, (ql_either){.wide = x->e}, d,
-                    (ql_either){.wide = x->f}, d, NULL);
+    ql_glu_backward(QL_SWIGLU, x->m, d, &(ql_glu_in){x->a, x->b, d, d, {0}}, x->d, d,
+                    &(ql_glu_out){{.wide = x->e}, {.wide = x->f}, {0}, d}, NULL);
 }
 
 typedef struct operation {

@@ -346,8 +346,7 @@ START_TEST(glu_waits_in_bf16)
     ql_glu_forward(glu, TOKENS, D, &in, (ql_either){.wide = act}, LD, &(ql_glu_waiting){narrow[0], narrow[1]}, NULL);
     in = (ql_glu_in){NULL, NULL, LD, LD, {narrow[0], narrow[1]}};
     ql_glu_forward(glu, TOKENS, D, &in, (ql_either){.wide = again}, LD, NULL, workers);
-    ql_glu_backward(glu, TOKENS, D, &in, dact, LD, (ql_either){.wide = dgate}, LD, (ql_either){.wide = dup}, LD,
-                    workers);
+    ql_glu_backward(glu, TOKENS, D, &in, dact, LD, &(ql_glu_out){{.wide = dgate}, {.wide = dup}, {0}, LD}, workers);
     for (size_t i = 0; i < N; i++) {
         if (i % LD >= D) {
             ck_assert(narrow[0][i] == 0 && narrow[1][i] == 0 && isnan(act[i]) && isnan(again[i]));
@@ -367,8 +366,11 @@ START_TEST(glu_waits_in_bf16)
     ql_glu_forward(glu, TOKENS, D, &in, (ql_either){.narrow = made[0]}, LD, NULL, workers);
     ql_glu_forward(glu, TOKENS, D, &(ql_glu_in){gate, up, LD, LD, {0}}, (ql_either){.narrow = made[1]}, LD,
                    &(ql_glu_waiting){narrow[0], narrow[1]}, NULL);
-    ql_glu_backward(glu, TOKENS, D, &in, dact, LD, (ql_either){.narrow = narrow[0]}, LD,
-                    (ql_either){.narrow = narrow[1]}, LD, workers);
+    static uint16_t once_more[TOKENS * D];
+    ql_glu_backward(glu, TOKENS, D, &in, dact, LD,
+                    &(ql_glu_out){{.narrow = narrow[0]}, {.narrow = narrow[1]}, {.narrow = once_more}, LD}, workers);
+    for (size_t i = 0; i < TOKENS * D; i++)
+        ck_assert_uint_eq(once_more[i], made[0][i / D * LD + i % D]);
     for (size_t i = 0; i < N; i++) {
         bool gap = i % LD >= D;
         ck_assert_uint_eq(made[0][i], gap ? 0 : ql_f32_to_bf16(again[i]));
@@ -397,8 +399,11 @@ START_TEST(glu_matches_double_and_its_differences)
         gate[0] = -120; /* exp(120) is beyond fp32 */
         ql_glu_in in = {gate, up, ld, ld, {0}};
         ql_glu_forward(glu, TOKENS, d, &in, (ql_either){.wide = act}, ld, NULL, NULL);
-        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, (ql_either){.wide = dgate}, ld, (ql_either){.wide = dup}, ld,
-                        NULL);
+        float *again = empty_matrix(TOKENS, d, d);
+        ql_glu_backward(glu, TOKENS, d, &in, dact, ld,
+                        &(ql_glu_out){{.wide = dgate}, {.wide = dup}, {.wide = again}, ld}, NULL);
+        for (size_t t = 0; t < TOKENS; t++)
+            ck_assert_mem_eq(again + t * d, act + t * ld, d * sizeof *act);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < d; i++) {
                 size_t at = t * ld + i;
@@ -419,8 +424,7 @@ START_TEST(glu_matches_double_and_its_differences)
         ql_glu_forward(glu, TOKENS, d, &in, (ql_either){.wide = act2}, ld, NULL, workers);
         ck_assert_mem_eq(act, act2, bytes);
         in = (ql_glu_in){gate, up2, ld, ld, {0}};
-        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, (ql_either){.wide = dact}, ld, (ql_either){.wide = up2}, ld,
-                        workers);
+        ql_glu_backward(glu, TOKENS, d, &in, dact, ld, &(ql_glu_out){{.wide = dact}, {.wide = up2}, {0}, ld}, workers);
         ck_assert_mem_eq(dgate, dact, bytes);
         ck_assert_mem_eq(dup, up2, bytes);
     }

@@ -154,12 +154,24 @@ QL_API void ql_linears_forward(const ql_linear_use *uses, size_t count, size_t m
 QL_API void ql_linears_backward(const ql_linear_use *uses, size_t count, size_t m, const float *x, size_t ldx,
                                 float *dx, size_t lddx, bool add_dx, float *work, ql_workers *workers);
 
-/* Whether m tokens of x, and dy, may be in bf16, because all that is computed of them rounds them to it: without dropout. */
+/* Whether m tokens of x, and dy, may be in bf16, because all that is computed of them rounds them to it: without
+ * dropout. */
 QL_API bool ql_linears_take_bf16(const ql_linear *const *layers, size_t count, size_t m);
 QL_API void ql_linears_forward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
                                     float *work, ql_workers *workers);
 QL_API void ql_linears_backward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
                                      float *dx, size_t lddx, bool add_dx, float *work, ql_workers *workers);
+
+/* The same with an x that is made late: only make(self) fills it in (and may do more), which is called when dx is
+ * complete. x is in fp32 or, where `narrow` is not NULL, in bf16. Not with dropout or DoRA, which read x before. */
+typedef struct ql_late {
+    void (*make)(void *self);
+    void *self;
+} ql_late;
+QL_API bool ql_linears_may_be_late(const ql_linear_use *uses, size_t count);
+QL_API void ql_linears_backward_late(const ql_linear_use *uses, size_t count, size_t m, const float *x,
+                                     const uint16_t *narrow, size_t ldx, float *dx, size_t lddx, const ql_late *late,
+                                     float *work, ql_workers *workers);
 
 /* dst[rows][k] += rows [row, row + rows) of s B A in fp32, from the masters when there are any. Rows of B that are 0
  * leave the bits of dst. With DoRA each row is then brought to its magnitude, which leaves a row of it already. */

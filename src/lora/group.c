@@ -305,7 +305,7 @@ static void add_gradients(const group *g, const ql_linear_use *uses, bool bf16, 
 }
 
 void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_group_x x, float *dx, size_t lddx,
-                       bool add_dx, float *work, ql_workers *workers)
+                       bool add_dx, const ql_late *late, float *work, ql_workers *workers)
 {
     group g = group_of(uses, count, m, true, work);
     ql_packs packs = {0};
@@ -319,6 +319,10 @@ void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_gro
     if (dx) {
         ql_mark(workers, QL_PART_BACKWARD);
         ql_batch_run(g.chain, list_products(&g), &packs, workers);
+    }
+    if (late) {
+        ql_mark(workers, QL_PART_OTHER);
+        late->make(late->self);
     }
     if (any_adapter(&g)) {
         ql_mark(workers, QL_PART_ADAPTERS);

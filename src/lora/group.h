@@ -17,7 +17,7 @@ ql_scratch ql_group_scratch(const ql_linear *const *layers, size_t count, size_t
 size_t ql_group_work(const ql_linear *const *layers, size_t count, size_t m);
 void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, ql_group_x x, float *work,
                       ql_workers *workers);
-void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_group_x x, float *dx,
-                       size_t lddx, bool add_dx, float *work, ql_workers *workers);
+void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_group_x x, float *dx, size_t lddx,
+                       bool add_dx, const ql_late *late, float *work, ql_workers *workers);
 
 #endif

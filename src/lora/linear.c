@@ -200,7 +200,7 @@ static void backward_one(const ql_linear_use *use, size_t m, const float *x, siz
     } else if (drops(use)) {
         dropped_backward(use, m, x, ldx, dx, lddx, add_dx, work, workers);
     } else {
-        ql_group_backward(use, 1, m, (ql_group_x){.wide = x, .ld = ldx}, dx, lddx, add_dx, work, workers);
+        ql_group_backward(use, 1, m, (ql_group_x){.wide = x, .ld = ldx}, dx, lddx, add_dx, NULL, work, workers);
     }
 }
 
@@ -208,7 +208,7 @@ void ql_linears_backward(const ql_linear_use *uses, size_t count, size_t m, cons
                          size_t lddx, bool add_dx, float *work, ql_workers *workers)
 {
     if (!one_by_one(uses, count)) {
-        ql_group_backward(uses, count, m, (ql_group_x){.wide = x, .ld = ldx}, dx, lddx, add_dx, work, workers);
+        ql_group_backward(uses, count, m, (ql_group_x){.wide = x, .ld = ldx}, dx, lddx, add_dx, NULL, work, workers);
         return;
     }
     for (size_t i = 0; i < count; i++)
@@ -236,7 +236,21 @@ void ql_linears_backward_bf16(const ql_linear_use *uses, size_t count, size_t m,
                               size_t lddx, bool add_dx, float *work, ql_workers *workers)
 {
     assert(!one_by_one(uses, count));
-    ql_group_backward(uses, count, m, (ql_group_x){.narrow = x, .ld = ldx}, dx, lddx, add_dx, work, workers);
+    ql_group_backward(uses, count, m, (ql_group_x){.narrow = x, .ld = ldx}, dx, lddx, add_dx, NULL, work, workers);
+}
+
+/* ---- x that is made late ---- */
+
+bool ql_linears_may_be_late(const ql_linear_use *uses, size_t count)
+{
+    return !one_by_one(uses, count);
+}
+
+void ql_linears_backward_late(const ql_linear_use *uses, size_t count, size_t m, const float *x, const uint16_t *narrow,
+                              size_t ldx, float *dx, size_t lddx, const ql_late *late, float *work, ql_workers *workers)
+{
+    assert(dx && !one_by_one(uses, count));
+    ql_group_backward(uses, count, m, (ql_group_x){x, narrow, ldx}, dx, lddx, false, late, work, workers);
 }
 
 /* ---- what they need ---- */

@@ -316,37 +316,68 @@ void ql_block_forward(const ql_block_call *call, const ql_attention *attention, 
 }
 
 /* Where the gradients of gate and up go: over these themselves or, in bf16, over their copies that waited so; where
- * none did to the buffer of the activation, which is as large as both and no longer needed. */
-static void place_gradients(const ql_block_call *call, const ql_saved *saved, bool narrow, ql_either grads[WITH_GATE])
+ * none did to the buffer of the activation, which is as large as both. */
+static ql_glu_out place_gradients(const ql_block_call *call, const ql_saved *saved, bool narrow)
 {
     const ql_model_config *c = &call->model->config;
-    size_t f = c->intermediate_size;
+    size_t f = c->intermediate_size, ld = ql_ldgate(c);
     uint16_t *act = (uint16_t *)(void *)call->pass->act;
-    grads[0] = (ql_either){.wide = saved->gate};
-    grads[1] = (ql_either){.wide = saved->up};
     if (!narrow)
+        return (ql_glu_out){.dgate = {.wide = saved->gate}, .dup = {.wide = saved->up}, .ld = ld};
+    if (saved->mlp.gate)
+        return (ql_glu_out){.dgate = {.narrow = saved->mlp.gate}, .dup = {.narrow = saved->mlp.up}, .ld = ld};
+    return (ql_glu_out){.dgate = {.narrow = act}, .dup = {.narrow = act + (c->fused ? f : call->m * f)}, .ld = ld};
+}
+
+typedef struct gate_job {
+    const ql_block_call *call;
+    ql_glu_in in;
+    ql_glu_out out;
+} gate_job;
+
+static void gate_backward(void *self)
+{
+    const gate_job *job = self;
+    const ql_block_call *call = job->call;
+    size_t f = call->model->config.intermediate_size;
+    ql_glu_backward(glu_of(call), call->m, f, &job->in, call->pass->dact, f, &job->out, call->workers);
+}
+
+/* down_proj, and gate and up: what their gradients are made of gives the activation too, which the adapter's gradients
+ * want, but for those that read it before or where its buffer is taken. */
+static void down_backward(const ql_block_call *call, const ql_either *dout, ql_saved *saved, const ql_glu_out *out)
+{
+    ql_pass *pass = call->pass;
+    size_t f = call->model->config.intermediate_size;
+    ql_either act = buffer_for(call, QL_DOWN, 1, pass->act);
+    gate_job job = {call, glu_in(call, saved), *out};
+    linears l;
+    list_linears(&l, call, QL_DOWN, 1, saved);
+    bool same_width = (act.narrow != NULL) == (out->dgate.narrow != NULL);
+    bool taken = (const void *)out->dgate.narrow == pass->act;
+    if (same_width && !taken && ql_linears_may_be_late(l.use, 1)) {
+        job.out.act = act;
+        l.use[0].dy = dout->wide;
+        ql_linears_backward_late(l.use, 1, call->m, act.wide, act.narrow, f, pass->dact, f,
+                                 &(ql_late){gate_backward, &job}, pass->work, call->workers);
+        ql_mark(call->workers, QL_PART_OTHER);
         return;
-    grads[0] = (ql_either){.narrow = saved->mlp.gate ? saved->mlp.gate : act};
-    grads[1] = (ql_either){.narrow = saved->mlp.gate ? saved->mlp.up : act + (c->fused ? f : call->m * f)};
+    }
+    ql_glu_forward(glu_of(call), call->m, f, &job.in, act, f, NULL, call->workers);
+    linear_backward(call, QL_DOWN, 1, act, dout, saved, pass->dact);
+    gate_backward(&job);
 }
 
 static void mlp_backward(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
     ql_pass *pass = call->pass;
-    const ql_model_config *c = &call->model->config;
-    size_t f = c->intermediate_size, ld = ql_ldgate(c);
-    const ql_either act = buffer_for(call, QL_DOWN, 1, pass->act),
-                    norm = buffer_for(call, QL_GATE, WITH_GATE, pass->norm);
+    const ql_either norm = buffer_for(call, QL_GATE, WITH_GATE, pass->norm);
     const ql_either dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
-    ql_glu_in in = glu_in(call, saved);
-    ql_glu_forward(glu_of(call), call->m, f, &in, act, f, NULL, call->workers);
-    linear_backward(call, QL_DOWN, 1, act, &dout, saved, pass->dact);
-    ql_either grads[WITH_GATE];
-    place_gradients(call, saved, norm.narrow, grads);
-    ql_glu_backward(glu_of(call), call->m, f, &in, pass->dact, f, grads[0], ld, grads[1], ld, call->workers);
+    ql_glu_out out = place_gradients(call, saved, norm.narrow);
+    down_backward(call, &dout, saved, &out);
     block_norm_again(call, block->mlp_norm, saved->mid, saved->mid_narrow, norm);
-    linear_backward(call, QL_GATE, WITH_GATE, norm, grads, saved, pass->dnorm);
+    linear_backward(call, QL_GATE, WITH_GATE, norm, (const ql_either[]){out.dgate, out.dup}, saved, pass->dnorm);
     block_norm_backward(call, block->mlp_norm, saved->mid, saved->mid_narrow);
 }
 

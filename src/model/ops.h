@@ -106,10 +106,14 @@ typedef struct ql_glu_in {
 void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, ql_either act, size_t ldact,
                     const ql_glu_waiting *waiting, ql_workers *workers);
 
-/* dgate and dup from dact, in rows lddgate and lddup apart, both in fp32 or both in bf16. They may each be any of dact,
- * gate and up that is as wide (not the same one). */
+/* What the backward pass makes, all in fp32 or all in bf16: dgate and dup, in rows ld apart, and act again, in rows of
+ * d, unless it is nowhere. dgate and dup may each be any of dact, gate and up that is as wide (not the same one). */
+typedef struct ql_glu_out {
+    ql_either dgate, dup, act;
+    size_t ld;
+} ql_glu_out;
 void ql_glu_backward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, const float *dact, size_t lddact,
-                     ql_either dgate, size_t lddgate, ql_either dup, size_t lddup, ql_workers *workers);
+                     const ql_glu_out *out, ql_workers *workers);
 
 /* ---- Causal attention with grouped heads over packed sequences ---- */
 

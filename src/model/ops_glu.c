@@ -12,8 +12,9 @@ typedef struct glu_job {
     const ql_glu_in *in;
     const ql_glu_waiting *waiting; /* NULL: nothing waits */
     const float *dact;
-    ql_either act, dgate, dup;
-    size_t ldact, lddgate, lddup;
+    ql_either act;
+    size_t ldact;
+    const ql_glu_out *out;
 } glu_job;
 
 static ql_glu_row row_of(const ql_glu_in *in, size_t t)
@@ -50,20 +51,28 @@ void ql_glu_forward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, ql_eith
 static void backward_tokens(void *ctx, size_t index, size_t worker)
 {
     const glu_job *job = ctx;
+    const ql_glu_out *out = job->out;
     (void)worker;
     size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
     for (size_t t = index * TOKENS; t < end; t++) {
         ql_glu_row row = row_of(job->in, t);
-        job->kernels->glu_backward[job->glu](job->d, &row, job->dact + t * job->ldact,
-                                             ql_either_at(job->dgate, t * job->lddgate),
-                                             ql_either_at(job->dup, t * job->lddup));
+        ql_glu_out at = {.dgate = ql_either_at(out->dgate, t * out->ld), .dup = ql_either_at(out->dup, t * out->ld)};
+        if (out->act.wide || out->act.narrow)
+            at.act = ql_either_at(out->act, t * job->d);
+        job->kernels->glu_backward[job->glu](job->d, &row, job->dact + t * job->ldact, &at);
     }
 }
 
 void ql_glu_backward(ql_glu glu, size_t m, size_t d, const ql_glu_in *in, const float *dact, size_t lddact,
-                     ql_either dgate, size_t lddgate, ql_either dup, size_t lddup, ql_workers *workers)
+                     const ql_glu_out *out, ql_workers *workers)
 {
-    glu_job job = {.kernels = ql_ops_select(ql_cpu_features())->rows, .glu = glu, .m = m, .d = d, .in = in,
-                   .dact = dact, .ldact = lddact, .dgate = dgate, .lddgate = lddgate, .dup = dup, .lddup = lddup};
+    glu_job job = {.kernels = ql_ops_select(ql_cpu_features())->rows,
+                   .glu = glu,
+                   .m = m,
+                   .d = d,
+                   .in = in,
+                   .dact = dact,
+                   .ldact = lddact,
+                   .out = out};
     ql_parallel(workers, (m + TOKENS - 1) / TOKENS, backward_tokens, &job);
 }

@@ -39,7 +39,7 @@ typedef struct ql_row_kernels {
     void (*rotate)(size_t half, const float *cos, const float *sin, bool inverse, float *x);
     /* By ql_glu. Unless it is NULL gate and up, in fp32, go to `waiting` too. */
     void (*glu[QL_GLUS])(size_t d, const ql_glu_row *in, ql_either act, const ql_glu_waiting *waiting);
-    void (*glu_backward[QL_GLUS])(size_t d, const ql_glu_row *in, const float *dact, ql_either dgate, ql_either dup);
+    void (*glu_backward[QL_GLUS])(size_t d, const ql_glu_row *in, const float *dact, const ql_glu_out *out);
     bool (*all_finite)(size_t n, const float *x);
     /* What exp(x - shift) and x add to *sum; `keep` leaves the exponentials in x. `rough` ones may be off by
      * QL_EXP_ROUGH of themselves and |shift| 2^-23, the others by 2 ulp and what the difference is rounded by. */

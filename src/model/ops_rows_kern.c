@@ -111,13 +111,15 @@ INLINE void glu_forward(ql_glu glu, size_t d, const ql_glu_row *in, ql_either ac
     }
 }
 
-INLINE void glu_backward(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, ql_either dgate, ql_either dup)
+INLINE void glu_backward(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, const ql_glu_out *out)
 {
     for (size_t i = 0; i < d; i += VN) {
         vf g = vget_either(in->gate, in->narrow_gate, i, d), u = vget_either(in->up, in->narrow_up, i, d);
-        vf dy = vget(dact + i, d - i), s = share_of(glu, g);
-        vput_either(dgate, dy * u * slope_of(glu, g, s), i, d);
-        vput_either(dup, dy * g * s, i, d);
+        vf dy = vget(dact + i, d - i), s = share_of(glu, g), f = g * s;
+        vput_either(out->dgate, dy * u * slope_of(glu, g, s), i, d);
+        vput_either(out->dup, dy * f, i, d);
+        if (out->act.wide || out->act.narrow)
+            vput_either(out->act, f * u, i, d);
     }
 }
 
@@ -134,13 +136,18 @@ INLINE void glu_forward_from(ql_glu glu, size_t d, const ql_glu_row *in, ql_eith
         glu_forward(glu, d, in, (ql_either){.wide = act.wide}, (ql_glu_waiting){0});
 }
 
-INLINE void glu_backward_from(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, ql_either dgate,
-                              ql_either dup)
+INLINE void glu_backward_from(ql_glu glu, size_t d, const ql_glu_row *in, const float *dact, const ql_glu_out *out)
 {
-    if (dgate.narrow)
-        glu_backward(glu, d, in, dact, (ql_either){.narrow = dgate.narrow}, (ql_either){.narrow = dup.narrow});
+    ql_either dgate = out->dgate, dup = out->dup, act = out->act;
+    if (dgate.narrow && act.narrow)
+        glu_backward(glu, d, in, dact,
+                     &(ql_glu_out){{.narrow = dgate.narrow}, {.narrow = dup.narrow}, {.narrow = act.narrow}, 0});
+    else if (dgate.narrow)
+        glu_backward(glu, d, in, dact, &(ql_glu_out){{.narrow = dgate.narrow}, {.narrow = dup.narrow}, {0}, 0});
+    else if (act.wide)
+        glu_backward(glu, d, in, dact, &(ql_glu_out){{.wide = dgate.wide}, {.wide = dup.wide}, {.wide = act.wide}, 0});
     else
-        glu_backward(glu, d, in, dact, (ql_either){.wide = dgate.wide}, (ql_either){.wide = dup.wide});
+        glu_backward(glu, d, in, dact, &(ql_glu_out){{.wide = dgate.wide}, {.wide = dup.wide}, {0}, 0});
 }
 
 #define GLU(name, glu)                                                                                                 \
@@ -152,13 +159,13 @@ INLINE void glu_backward_from(ql_glu glu, size_t d, const ql_glu_row *in, const 
         else                                                                                                           \
             glu_forward_from(glu, d, &(ql_glu_row){.gate = in->gate, .up = in->up}, act, waiting);                     \
     }                                                                                                                  \
-    static void name##_backward(size_t d, const ql_glu_row *in, const float *dact, ql_either dgate, ql_either dup)     \
+    static void name##_backward(size_t d, const ql_glu_row *in, const float *dact, const ql_glu_out *out)              \
     {                                                                                                                  \
         if (in->narrow_gate)                                                                                           \
             glu_backward_from(glu, d, &(ql_glu_row){.narrow_gate = in->narrow_gate, .narrow_up = in->narrow_up}, dact, \
-                              dgate, dup);                                                                             \
+                              out);                                                                                    \
         else                                                                                                           \
-            glu_backward_from(glu, d, &(ql_glu_row){.gate = in->gate, .up = in->up}, dact, dgate, dup);                \
+            glu_backward_from(glu, d, &(ql_glu_row){.gate = in->gate, .up = in->up}, dact, out);                       \
     }
 
 GLU(swiglu, QL_SWIGLU)
