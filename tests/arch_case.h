@@ -15,8 +15,8 @@ typedef struct arch_case {
     int32_t ids[64];
 } arch_case;
 
-/* The case NAME.json with its adapter loaded, to be trained. A GGUF file where the case has types of blocks, otherwise a
- * folder whose config.json is what the case has under that key. */
+/* The case NAME.json with its adapter loaded, to be trained. A GGUF file where the case has types of blocks, otherwise
+ * a folder whose config.json is what the case has under that key. */
 void arch_case_open(arch_case *c, const char *name, const char *config_key, ql_format format);
 void arch_case_close(arch_case *c);
 

@@ -1,4 +1,4 @@
-/* PEFT adapter folders read: those of the reference data, what PEFT's settings mean, and everything that must be refused. */
+/* PEFT adapter folders read: those of the reference data, what settings mean, and everything that must be refused. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* DoRA in a model: losses, gradients and logits beside PEFT's numbers (tests/data/dora_peft.json), files that go round. */
+/* DoRA in a model: losses, gradients and logits beside PEFT's (tests/data/dora_peft.json), files that go round. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* AdamW with moments in 8 bits: their codes against the grid that the header describes, its steps against sums in double. */
+/* AdamW with moments in 8 bits: codes against the grid that the header describes, steps against sums in double. */
 #include <check.h>
 #include <math.h>
 #include <string.h>
