@@ -11,7 +11,7 @@
 #include "model/ops_tier.h"
 #include "model/ops_vec.h"
 
-enum { CHUNK = 8 /* blocks of keys that forward takes at once */, KEYS = 2, QUERIES = 4 /* blocks of a step backward */ };
+enum { CHUNK = 4 /* blocks of keys that forward takes at once */, KEYS = 2, QUERIES = 4 /* blocks of a step backward */ };
 
 static const float NOTHING = -1e30f; /* the maximum of no scores; infinity less infinity would be NaN */
 
@@ -19,7 +19,7 @@ static const float NOTHING = -1e30f; /* the maximum of no scores; infinity less 
 
 typedef struct forward_state {
     _Alignas(64) uint16_t q[BLOCK * WIDEST];
-    float s[2][CHUNK * BLOCK][SIDE];     /* [half of the queries][key][query] */
+    float s[2][2][CHUNK * BLOCK][SIDE];  /* [chunk at work, and the next][half of the queries][key][query] */
     uint16_t weight[2][CHUNK][TILE];     /* exp of them in pairs of keys, from the right */
     float out[WIDEST / BLOCK][4][AREA];  /* transposed: [16 dimensions, below 16 more][half of the queries] */
     float max[2][SIDE], sum[2][SIDE];    /* the maximum rounded up: changing it costs no rounding */
@@ -37,50 +37,57 @@ static void hide(const ql_tiles *t, float s[BLOCK][SIDE], size_t key, size_t que
     }
 }
 
-/* Scores of `cells` blocks of keys from block `first` on. */
-static void scores(const ql_tiles *t, forward_state *f, size_t kv, size_t first, size_t cells, size_t query)
+/* Products of q and the block `key`, the `i`th of its chunk. */
+static inline void score(const ql_tiles *t, const forward_state *f, float s[2][CHUNK * BLOCK][SIDE], size_t kv, size_t key, size_t i)
 {
     size_t steps = t->pad / BLOCK;
-    side b = {f->q, f->q + steps * TILE, TILE};
+    const uint16_t *k = of_kv(t->k_rows, t, kv, key);
+    multiply((side){k, k + steps * TILE, TILE}, (side){f->q, f->q + steps * TILE, TILE}, steps, false, s[0][i * BLOCK],
+             CHUNK * BLOCK * SIDE, AREA);
+}
+
+/* What else scores of a chunk from block `first` on are subject to. */
+static void settle(const ql_tiles *t, float s[CHUNK * BLOCK][SIDE], size_t first, size_t cells, size_t query, size_t half)
+{
+    for (size_t r = 0; t->cap > 0 && r < cells * BLOCK; r++)
+        vstore(s[r], vset(t->cap) * vtanh(vload(s[r])));
     for (size_t i = 0; i < cells; i++) {
-        const uint16_t *k = of_kv(t->k_rows, t, kv, first + i);
-        multiply((side){k, k + steps * TILE, TILE}, b, steps, false, f->s[0][i * BLOCK], CHUNK * BLOCK * SIDE, AREA);
-    }
-    for (size_t half = 0; half < 2; half++) {
-        for (size_t r = 0; t->cap > 0 && r < cells * BLOCK; r++)
-            vstore(f->s[half][r], vset(t->cap) * vtanh(vload(f->s[half][r])));
-        for (size_t i = 0; i < cells; i++) {
-            size_t key = (first + i) * BLOCK;
-            if (key + BLOCK > query + 1 || key < (size_t)t->from[query + BLOCK - 1])
-                hide(t, f->s[half] + i * BLOCK, key, query + half * SIDE);
-        }
+        size_t key = (first + i) * BLOCK;
+        if (key + BLOCK > query + 1 || key < (size_t)t->from[query + BLOCK - 1])
+            hide(t, s + i * BLOCK, key, query + half * SIDE);
     }
 }
 
-/* The weights of `rows` keys; what was summed under the maximum before is scaled down to the new one. */
-static void softmax(forward_state *f, size_t half, size_t rows, size_t out_tiles, bool first)
+/* Raises the maximum over `rows` keys; what was summed under the one before is scaled down to it. */
+static void raise_maximum(forward_state *f, float s[CHUNK * BLOCK][SIDE], size_t half, size_t rows, size_t out_tiles, bool first)
 {
-    vf before = vload(f->max[half]), top[4] = {before, before, before, before}, sum[2] = {vload(f->sum[half]), vset(0)};
+    vf before = vload(f->max[half]), top[4] = {before, before, before, before};
     for (size_t r = 0; r < rows; r += 4)
         for (size_t i = 0; i < 4; i++)
-            top[i] = vmax(vload(f->s[half][r + i]), top[i]);
+            top[i] = vmax(vload(s[r + i]), top[i]);
     vf max = _mm512_roundscale_ps(vmax(vmax(top[0], top[1]), vmax(top[2], top[3])), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
-    if (!first && _mm512_cmp_ps_mask(max, before, _CMP_NEQ_UQ)) {
-        vf shrink = vscale2(vset(1), vmax(before - max, vset(-200)));
-        sum[0] = sum[0] * shrink;
-        for (size_t i = 0; i < out_tiles; i++)
-            for (size_t r = 0; r < 2 * AREA; r += SIDE) {
-                float *line = f->out[i][r / AREA * 2 + half] + r % AREA;
-                vstore(line, vload(line) * shrink);
-            }
-    }
-    for (size_t r = 0; r < rows; r += 2) {
-        vf above = exp2_cheap(vload(f->s[half][r]) - max), below = exp2_cheap(vload(f->s[half][r + 1]) - max);
+    vstore(f->max[half], max);
+    if (first || !_mm512_cmp_ps_mask(max, before, _CMP_NEQ_UQ))
+        return;
+    vf shrink = vscale2(vset(1), vmax(before - max, vset(-200)));
+    vstore(f->sum[half], vload(f->sum[half]) * shrink);
+    for (size_t i = 0; i < out_tiles; i++)
+        for (size_t r = 0; r < 2 * AREA; r += SIDE) {
+            float *line = f->out[i][r / AREA * 2 + half] + r % AREA;
+            vstore(line, vload(line) * shrink);
+        }
+}
+
+/* The weights of a block of keys under the maximum. */
+static void weigh(forward_state *f, float s[BLOCK][SIDE], size_t half, uint16_t weight[TILE])
+{
+    vf max = vload(f->max[half]), sum[2] = {vload(f->sum[half]), vset(0)};
+    for (size_t r = 0; r < BLOCK; r += 2) {
+        vf above = exp2_cheap(vload(s[r]) - max), below = exp2_cheap(vload(s[r + 1]) - max);
         sum[0] = sum[0] + above;
         sum[1] = sum[1] + below;
-        _mm512_store_si512(f->weight[half][0] + r / 2 * BLOCK, interleaved(above, below));
+        _mm512_store_si512(weight + r / 2 * BLOCK, interleaved(above, below));
     }
-    vstore(f->max[half], max);
     vstore(f->sum[half], sum[0] + sum[1]);
 }
 
@@ -126,11 +133,20 @@ static void forward(const ql_tiles *t, size_t head, size_t block, void *scratch)
         vstore(f->sum[half], vset(0));
     }
     begin_products();
-    for (size_t key = first; key < end; key += CHUNK) {
+    for (size_t i = 0; i < CHUNK && first + i < end; i++)
+        score(t, f, f->s[0], kv, first + i, i);
+    for (size_t key = first, now = 0; key < end; key += CHUNK, now ^= 1) {
         size_t cells = end - key < CHUNK ? end - key : CHUNK;
-        scores(t, f, kv, key, cells, query);
-        for (size_t half = 0; half < 2; half++)
-            softmax(f, half, cells * BLOCK, t->pad / BLOCK, key == first);
+        for (size_t half = 0; half < 2; half++) {
+            settle(t, f->s[now][half], key, cells, query, half);
+            raise_maximum(f, f->s[now][half], half, cells * BLOCK, t->pad / BLOCK, key == first);
+        }
+        for (size_t i = 0; i < cells; i++) { /* products of the next chunk go on meanwhile */
+            if (key + CHUNK + i < end)
+                score(t, f, f->s[now ^ 1], kv, key + CHUNK + i, i);
+            for (size_t half = 0; half < 2; half++)
+                weigh(f, f->s[now][half] + i * BLOCK, half, f->weight[half][i]);
+        }
         values(t, f, kv, key, cells, key > first);
     }
     end_products();
@@ -139,10 +155,13 @@ static void forward(const ql_tiles *t, size_t head, size_t block, void *scratch)
 
 /* ---- backward ---- */
 
+/* Scores and the gradients of their weights: [half of the keys][half of the queries]. */
+typedef struct products {
+    _Alignas(64) float s[2][2][SIDE][SIDE], ds[2][2][SIDE][SIDE];
+} products;
+
 typedef struct backward_state {
-    _Alignas(64) struct {
-        float s[2][2][SIDE][SIDE], ds[2][2][SIDE][SIDE]; /* [half of the keys][half of the queries] */
-    } block[2]; /* one at work, while the products of the next go on */
+    products block[2]; /* one at work, while those of the next are made */
     uint16_t weight[KEYS][2][QUERIES][TILE];  /* [keys][half of them][queries]: from the left, over queries */
     uint16_t grad[KEYS][2][QUERIES][TILE];    /* of the scores, so */
     uint16_t grad_pairs[KEYS][QUERIES][2][TILE]; /* and from the right, over keys; [half of the queries] */
@@ -155,9 +174,9 @@ typedef struct cell {
     uint16_t *grad_pairs;
 } cell;
 
-/* s and ds, the weights' gradient, become the weights and the scores' gradient. */
-static inline __attribute__((always_inline)) void bend(const ql_tiles *t, float s[2][2][SIDE][SIDE], float ds[2][2][SIDE][SIDE],
-                                                       const cell *c, bool border, bool capped)
+/* Weights and the scores' gradients of half of a block's keys. */
+static inline __attribute__((always_inline)) void bend(const ql_tiles *t, const products *b, const cell *c, size_t half_keys,
+                                                       bool border, bool capped)
 {
     const float *exponents = t->exponent + lanes_of(t, c->head, c->query), *deltas = t->delta + lanes_of(t, c->head, c->query);
     vf exponent[2] = {vload(exponents), vload(exponents + SIDE)}, delta[2] = {vload(deltas), vload(deltas + SIDE)};
@@ -168,59 +187,66 @@ static inline __attribute__((always_inline)) void bend(const ql_tiles *t, float 
         own[half] = _mm512_add_epi32(order, _mm512_set1_epi32((int)(c->query * BLOCK)));
         from[half] = _mm512_permutex2var_epi32(_mm512_loadu_si512(plain), order, _mm512_loadu_si512(plain + SIDE));
     }
-    for (size_t r = 0; r < BLOCK; r += 2) {
+    for (size_t r = 0; r < SIDE; r += 2) {
         __m512i grads[2];
 #pragma GCC unroll 2
         for (size_t i = 0; i < 2; i++) {
-            size_t key = r + i;
             vf e[2], g[2];
 #pragma GCC unroll 2
             for (size_t half = 0; half < 2; half++) {
-                vf x = vload(s[key / SIDE][half][key % SIDE]), slope = vset(1);
+                vf x = vload(b->s[half_keys][half][r + i]), slope = vset(1);
                 if (capped) {
                     vf bent = vtanh(x);
                     x = vset(t->cap) * bent;
                     slope = vset(1) - bent * bent;
                 }
                 if (border) {
-                    __m512i position = _mm512_set1_epi32((int)(c->key * BLOCK + key));
+                    __m512i position = _mm512_set1_epi32((int)(c->key * BLOCK + half_keys * SIDE + r + i));
                     __mmask16 seen = _mm512_cmple_epi32_mask(position, own[half]) &
                                      _mm512_cmpge_epi32_mask(position, from[half]);
                     x = _mm512_mask_mov_ps(vset(-INFINITY), seen, x);
                 }
                 e[half] = exp2_cheap(x - exponent[half]);
-                g[half] = e[half] * (vload(ds[key / SIDE][half][key % SIDE]) - delta[half]);
+                g[half] = e[half] * (vload(b->ds[half_keys][half][r + i]) - delta[half]);
                 if (capped)
                     g[half] = g[half] * slope;
             }
-            size_t line = key / SIDE * QUERIES * TILE + key % SIDE * BLOCK;
+            size_t line = half_keys * QUERIES * TILE + (r + i) * BLOCK;
             grads[i] = (__m512i)_mm512_cvtne2ps_pbh(g[1], g[0]);
             _mm512_store_si512(c->weight + line, (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]));
             _mm512_store_si512(c->grad + line, grads[i]);
         }
-        _mm512_store_si512(c->grad_pairs + r / 2 * BLOCK, _mm512_unpacklo_epi16(grads[0], grads[1]));
-        _mm512_store_si512(c->grad_pairs + TILE + r / 2 * BLOCK, _mm512_unpackhi_epi16(grads[0], grads[1]));
+        uint16_t *pairs = c->grad_pairs + (half_keys * SIDE + r) / 2 * BLOCK;
+        _mm512_store_si512(pairs, _mm512_unpacklo_epi16(grads[0], grads[1]));
+        _mm512_store_si512(pairs + TILE, _mm512_unpackhi_epi16(grads[0], grads[1]));
     }
 }
 
-static void softmax_gradient(const ql_tiles *t, backward_state *b, size_t at_work, const cell *c)
+static void softmax_gradient(const ql_tiles *t, const products *b, const cell *c, size_t half_keys)
 {
     bool border = c->key == c->query || c->key * BLOCK < (size_t)t->from[c->query * BLOCK + BLOCK - 1];
     if (t->cap > 0)
-        bend(t, b->block[at_work].s, b->block[at_work].ds, c, true, true);
+        bend(t, b, c, half_keys, true, true);
     else if (border)
-        bend(t, b->block[at_work].s, b->block[at_work].ds, c, true, false);
+        bend(t, b, c, half_keys, true, false);
     else
-        bend(t, b->block[at_work].s, b->block[at_work].ds, c, false, false);
+        bend(t, b, c, half_keys, false, false);
 }
 
-static void cell_products(const ql_tiles *t, backward_state *b, size_t at_work, const cell *c)
+static void turned_product(const ql_tiles *t, const uint16_t *rows, const uint16_t *turned, float *c)
 {
     size_t steps = t->pad / BLOCK, half = steps * TILE;
-    const uint16_t *k = of_kv(t->k_rows, t, c->kv, c->key), *v = of_kv(t->v_rows, t, c->kv, c->key);
-    const uint16_t *q = of_head(t->q_turned, t, c->head, c->query), *d = of_head(t->dout_turned, t, c->head, c->query);
-    multiply((side){k, k + half, TILE}, (side){q, q + half, TILE}, steps, false, b->block[at_work].s[0][0][0], AREA, 2 * AREA);
-    multiply((side){v, v + half, TILE}, (side){d, d + half, TILE}, steps, false, b->block[at_work].ds[0][0][0], AREA, 2 * AREA);
+    multiply((side){rows, rows + half, TILE}, (side){turned, turned + half, TILE}, steps, false, c, AREA, 2 * AREA);
+}
+
+static void make_scores(const ql_tiles *t, products *b, const cell *c)
+{
+    turned_product(t, of_kv(t->k_rows, t, c->kv, c->key), of_head(t->q_turned, t, c->head, c->query), b->s[0][0][0]);
+}
+
+static void make_gradients(const ql_tiles *t, products *b, const cell *c)
+{
+    turned_product(t, of_kv(t->v_rows, t, c->kv, c->key), of_head(t->dout_turned, t, c->head, c->query), b->ds[0][0][0]);
 }
 
 /* sums[32 keys][pad] (+)= left[32 keys][steps blocks of queries] times those blocks' pairs. */
@@ -267,11 +293,16 @@ static void work(const ql_tiles *t, backward_state *b, const backward_task *task
             size_t i = key - e->key, j = query - e->query;
             cells[count++] = (cell){task->head, task->kv, key, query, b->weight[i][0][j], b->grad[i][0][j], b->grad_pairs[i][j][0]};
         }
-    cell_products(t, b, 0, &cells[0]);
-    for (size_t i = 0; i < count; i++) {
+    make_scores(t, &b->block[0], &cells[0]);
+    make_gradients(t, &b->block[0], &cells[0]);
+    for (size_t i = 0; i < count; i++) { /* products of the next block go on meanwhile */
+        products *now = &b->block[i % 2], *next = &b->block[(i + 1) % 2];
         if (i + 1 < count)
-            cell_products(t, b, (i + 1) % 2, &cells[i + 1]);
-        softmax_gradient(t, b, i % 2, &cells[i]);
+            make_scores(t, next, &cells[i + 1]);
+        softmax_gradient(t, now, &cells[i], 0);
+        if (i + 1 < count)
+            make_gradients(t, next, &cells[i + 1]);
+        softmax_gradient(t, now, &cells[i], 1);
     }
 }
 
