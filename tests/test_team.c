@@ -1,17 +1,20 @@
 /* The team of threads: every task once and on a thread of its own number, loop after loop, several teams at once, more
- * threads than CPUs, in a forked child, and asleep when there is nothing to do. Built a second time with the thread
- * sanitizer (tests/meson.build). */
+ * threads than CPUs, in a forked child, and asleep when there is nothing to do; how many CPUs there are. Built a second
+ * time with the thread sanitizer (tests/meson.build). */
 #define _GNU_SOURCE
 #include <check.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cpus.h"
 #include "base/team.h"
 #include "support.h"
 
@@ -201,6 +204,46 @@ START_TEST(signals_are_for_the_caller)
 }
 END_TEST
 
+/* A tree as the kernel shows it: the process's group /a/b, of which /a has a quota of 2.5 CPUs. */
+START_TEST(quotas_of_all_groups_above_count)
+{
+    char *folder = test_folder(), name[4096];
+    snprintf(name, sizeof name, "%s/a", folder);
+    ck_assert_int_eq(mkdir(name, 0700), 0);
+    snprintf(name, sizeof name, "%s/a/b", folder);
+    ck_assert_int_eq(mkdir(name, 0700), 0);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/a/b"), SIZE_MAX);
+    test_file(folder, "a/b/cpu.max", "max 100000\n", 11);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/a/b"), SIZE_MAX);
+    test_file(folder, "a/cpu.max", "250000 100000\n", 14);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/a/b"), 3);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/a/"), 3);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/"), SIZE_MAX);
+    test_file(folder, "a/b/cpu.max", "40000 50000\n", 12);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/a/b"), 1);
+    test_file(folder, "cpu.max", "400000 100000\n", 14);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/"), 4);
+    ck_assert_uint_eq(ql_quota_cpus(folder, ""), 4);
+    ck_assert_uint_eq(ql_quota_cpus(folder, "/a"), 3);
+    test_folder_remove(folder);
+}
+END_TEST
+
+START_TEST(affinity_bounds_the_cpus)
+{
+    cpu_set_t all, one;
+    ck_assert_uint_ge(ql_usable_cpus(), 1);
+    ck_assert_int_eq(sched_getaffinity(0, sizeof all, &all), 0);
+    CPU_ZERO(&one);
+    for (int i = 0; CPU_COUNT(&one) == 0; i++)
+        if (CPU_ISSET(i, &all))
+            CPU_SET(i, &one);
+    ck_assert_int_eq(sched_setaffinity(0, sizeof one, &one), 0);
+    ck_assert_uint_eq(ql_usable_cpus(), 1);
+    check_loops(4, 300); /* all on one CPU */
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("team");
@@ -215,6 +258,8 @@ int main(void)
 #endif
     tcase_add_test(tests, idle_threads_sleep);
     tcase_add_test(tests, signals_are_for_the_caller);
+    tcase_add_test(tests, quotas_of_all_groups_above_count);
+    tcase_add_test(tests, affinity_bounds_the_cpus);
     suite_add_tcase(suite, tests);
     return test_run(suite);
 }

@@ -48,8 +48,8 @@ typedef void ql_parallel_for(void *self, size_t count, ql_task *task, void *ctx)
 /* Threads and their scratch memory. One caller at a time: it is not itself thread-safe. */
 typedef struct ql_workers ql_workers;
 
-/* The calling thread and threads - 1 others; 0 means one for each CPU that this process may run on. They start when
- * they are first needed (in a forked child anew), block all signals, watch for the next piece of work at most 0.1 ms and
+/* The calling thread and threads - 1 others; 0 means one for each CPU that this process may run on, and no more than the
+ * quota of its control group (version 2, as containers have) is worth. They start when they are first needed (in a forked child anew), block all signals, watch for the next piece of work at most 0.1 ms and
  * then sleep; no more of them are woken than there are CPUs. The caller owns *out. */
 QL_API ql_status ql_workers_create(ql_workers **out, size_t threads, ql_error *err);
 

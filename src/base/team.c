@@ -5,7 +5,6 @@
 #include <linux/futex.h>
 #include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cpus.h"
 
 /* Two cache lines, which processors fetch in pairs. */
 enum { APART = 128, GLANCES = 32 };
@@ -48,15 +48,6 @@ struct ql_team {
     size_t threads, cpus, started;
     helper helpers[];
 };
-
-size_t ql_usable_cpus(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    int count = CPU_COUNT(&set);
-    return count > 0 ? (size_t)count : 1;
-}
 
 static void relax(void)
 {

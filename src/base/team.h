@@ -14,7 +14,4 @@ void ql_team_destroy(ql_team *team); /* NULL is fine */
 /* self is the team. Indices are handed out in order, one at a time. Not from within a task. */
 ql_parallel_for ql_team_run;
 
-/* The CPUs that this process may run on, at least 1. */
-size_t ql_usable_cpus(void);
-
 #endif
