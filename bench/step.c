@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/team.h"
+#include "base/cpus.h"
 #include "base/workers.h"
 #include "commands.h"
 #include "lists.h"
