@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -82,6 +83,12 @@ int cli_failed_with(const char *format, ...)
     fprintf(stderr, "\n");
     va_end(args);
     return CLI_FAILED;
+}
+
+bool cli_ends_in(const char *path, const char *ending)
+{
+    size_t length = strlen(path), size = strlen(ending);
+    return length >= size && strcasecmp(path + length - size, ending) == 0;
 }
 
 void cli_say(const cli_session *session, const char *format, ...)

@@ -77,6 +77,8 @@ void cli_json_eval(ql_json *json, const ql_eval_report *report);
 /* Ends the outermost object and prints it to stdout; frees the text. Returns the exit status. */
 int cli_json_print(ql_json *json);
 
+bool cli_ends_in(const char *path, const char *ending); /* in letters of either case */
+
 /* Prints unless --quiet. */
 void cli_say(const cli_session *session, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -77,16 +77,10 @@ void inspect_json_findings(ql_json *json, const ql_findings *findings)
     }
 }
 
-static bool ends_in(const char *path, const char *ending)
-{
-    size_t length = strlen(path), size = strlen(ending);
-    return length >= size && strcasecmp(path + length - size, ending) == 0;
-}
-
 static int run(const cli_args *args)
 {
     const inspect_values *v = args->values;
-    bool data = ends_in(v->file, ".jsonl") || ends_in(v->file, ".ndjson") || ends_in(v->file, ".txt");
+    bool data = cli_ends_in(v->file, ".jsonl") || cli_ends_in(v->file, ".ndjson") || cli_ends_in(v->file, ".txt");
     if (data && !v->common.model)
         return cli_wrong(args->command, "%s: data is looked at with a tokenizer: --model is missing", v->file);
     return v->common.model ? inspect_data(args) : inspect_file(args);

@@ -56,9 +56,7 @@ static bool from_quantized(const merge_values *v)
 static bool into_file(const merge_values *v)
 {
     struct stat info;
-    size_t length = strlen(v->output);
-    return (length > 5 && strcmp(v->output + length - 5, ".gguf") == 0) ||
-           (stat(v->common.model, &info) == 0 && S_ISREG(info.st_mode));
+    return cli_ends_in(v->output, ".gguf") || (stat(v->common.model, &info) == 0 && S_ISREG(info.st_mode));
 }
 
 /* Everything before the weights are read. */

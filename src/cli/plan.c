@@ -61,8 +61,7 @@ static ql_status build_base(const finetune *f, outlook *o, ql_error *err)
 {
     const cli_session *s = &f->session;
     const char *path = s->common->model;
-    size_t length = strlen(path);
-    bool gguf = length > 5 && strcmp(path + length - 5, ".gguf") == 0;
+    bool gguf = cli_ends_in(path, ".gguf");
     if (gguf || !s->config.quantized.code) {
         ql_status status = ql_model_plan_files(&o->model, path, s->format, err);
         if (!status || gguf)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "io/gguf_file.h"
 #include "io/safetensors.h"
 
@@ -15,18 +16,9 @@ enum { ALIGNMENT = 32, MOST_DIMS = 4 };
 
 static void put(ql_gguf_meta *meta, const void *bytes, size_t size)
 {
+    meta->failed = meta->failed || !ql_grow((void **)&meta->data, &meta->capacity, meta->length, size, 1);
     if (meta->failed)
         return;
-    if (size > meta->capacity - meta->length) {
-        size_t capacity = 2 * (meta->capacity + size);
-        unsigned char *grown = realloc(meta->data, capacity);
-        if (!grown) {
-            meta->failed = true;
-            return;
-        }
-        meta->data = grown;
-        meta->capacity = capacity;
-    }
     memcpy(meta->data + meta->length, bytes, size);
     meta->length += size;
 }

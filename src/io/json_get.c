@@ -122,30 +122,28 @@ ql_status ql_json_get_int(const ql_json_at *object, const char *key, ql_json_nee
     return status != QL_OK || !at.value ? status : take_integer(&at, min, max, out, err);
 }
 
-ql_status ql_json_get_size(const ql_json_at *object, const char *key, ql_json_need need, size_t min, size_t max,
-                           size_t *out, ql_error *err)
+static ql_status take_size(const ql_json_at *at, size_t min, size_t max, size_t *out, ql_error *err)
 {
     assert(max <= INT64_MAX);
-    ql_json_at at;
     int64_t value;
-    ql_status status = find(&at, object, key, need, "an integer", err);
-    if (status != QL_OK || !at.value)
-        return status;
-    status = take_integer(&at, (int64_t)min, (int64_t)max, &value, err);
+    ql_status status = take_integer(at, (int64_t)min, (int64_t)max, &value, err);
     if (status == QL_OK)
         *out = (size_t)value;
     return status;
 }
 
+ql_status ql_json_get_size(const ql_json_at *object, const char *key, ql_json_need need, size_t min, size_t max,
+                           size_t *out, ql_error *err)
+{
+    ql_json_at at;
+    ql_status status = find(&at, object, key, need, "an integer", err);
+    return status != QL_OK || !at.value ? status : take_size(&at, min, max, out, err);
+}
+
 ql_status ql_json_get_size_at(const ql_json_at *array, size_t index, size_t min, size_t max, size_t *out, ql_error *err)
 {
-    assert(max <= INT64_MAX);
     ql_json_at at = ql_json_element(array, index);
-    int64_t value;
-    ql_status status = take_integer(&at, (int64_t)min, (int64_t)max, &value, err);
-    if (status == QL_OK)
-        *out = (size_t)value;
-    return status;
+    return take_size(&at, min, max, out, err);
 }
 
 ql_status ql_json_get_double(const ql_json_at *object, const char *key, ql_json_need need, double min, double max,

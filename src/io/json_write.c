@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "base/utf8.h"
 #include "qlora/io.h"
 
@@ -12,15 +13,9 @@ static void append(ql_json *json, const char *text, size_t length)
 {
     if (json->status != QL_OK)
         return;
-    if (json->capacity - json->length <= length) {
-        size_t capacity = (json->length + length + 1) * 2;
-        char *grown = length < SIZE_MAX / 4 - json->length ? realloc(json->text, capacity) : NULL;
-        if (!grown) {
-            json->status = QL_ERR_MEMORY;
-            return;
-        }
-        json->text = grown;
-        json->capacity = capacity;
+    if (length == SIZE_MAX || !ql_grow((void **)&json->text, &json->capacity, json->length, length + 1, 1)) {
+        json->status = QL_ERR_MEMORY;
+        return;
     }
     memcpy(json->text + json->length, text, length);
     json->length += length;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #include "base/error.h"
@@ -19,6 +20,12 @@ char *ql_path_join(const char *dir, const char *name)
         path[left] = '/';
     memcpy(path + left + slash, name, right + 1);
     return path;
+}
+
+bool ql_path_ends_in(const char *path, const char *ending)
+{
+    size_t length = strlen(path), size = strlen(ending);
+    return length >= size && strcasecmp(path + length - size, ending) == 0;
 }
 
 bool ql_path_is_folder(const char *path)

@@ -7,6 +7,7 @@
 /* "dir/name" with one slash between; free() it. NULL when out of memory. */
 char *ql_path_join(const char *dir, const char *name);
 
+bool ql_path_ends_in(const char *path, const char *ending); /* in letters of either case */
 bool ql_path_is_folder(const char *path);
 bool ql_path_is_file(const char *path); /* a regular file, or a link to one */
 

@@ -22,6 +22,9 @@ ql_status ql_shard_open(ql_shard *shard, char *path, ql_error *err);
 
 void ql_shard_close(ql_shard *shard);
 
+/* For qsort() and bsearch() over pointers to tensors. */
+int ql_tensor_by_name(const void *left, const void *right);
+
 /* Multiplies shape[ndim]; false when the product overflows. */
 bool ql_shape_elements(const size_t *shape, size_t ndim, size_t *elements);
 

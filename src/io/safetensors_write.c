@@ -27,12 +27,6 @@ static int by_type_and_name(const void *left, const void *right)
     return difference ? difference : strcmp((*a)->name, (*b)->name);
 }
 
-static int by_name(const void *left, const void *right)
-{
-    const ql_tensor *const *a = left, *const *b = right;
-    return strcmp((*a)->name, (*b)->name);
-}
-
 static bool is_utf8(const char *text)
 {
     size_t length = 1;
@@ -75,7 +69,7 @@ static ql_status check_all(const char *path, const ql_tensor **tensors, size_t c
         if (__builtin_add_overflow(total, tensor_bytes(tensors[i]), &total) || total > INT64_MAX)
             return ql_fail(err, QL_ERR_SHAPE, "%s: too many bytes for one file", path);
     }
-    qsort(tensors, count, sizeof *tensors, by_name);
+    qsort(tensors, count, sizeof *tensors, ql_tensor_by_name);
     for (size_t i = 1; i < count; i++)
         if (strcmp(tensors[i - 1]->name, tensors[i]->name) == 0)
             return ql_fail(err, QL_ERR_ARG, "%s: tensor %.200s is given twice", path, tensors[i]->name);

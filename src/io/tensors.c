@@ -55,7 +55,7 @@ static ql_status add_indexed(ql_tensors *tensors, const char *folder, const ql_j
     return status == QL_OK ? QL_OK : ql_fail_in(err, status, "%s", map->file);
 }
 
-static int by_name(const void *left, const void *right)
+int ql_tensor_by_name(const void *left, const void *right)
 {
     const ql_tensor *const *a = left, *const *b = right;
     return strcmp((*a)->name, (*b)->name);
@@ -74,7 +74,7 @@ static ql_status list(ql_tensors *tensors, ql_error *err)
         for (size_t j = 0; j < tensors->shards[i].count; j++)
             tensors->in_order[filled++] = &tensors->shards[i].tensors[j];
     memcpy(tensors->by_name, tensors->in_order, count * sizeof *tensors->by_name);
-    qsort(tensors->by_name, count, sizeof *tensors->by_name, by_name);
+    qsort(tensors->by_name, count, sizeof *tensors->by_name, ql_tensor_by_name);
     for (size_t i = 1; i < count; i++) {
         const ql_tensor *a = tensors->by_name[i - 1], *b = tensors->by_name[i];
         if (strcmp(a->name, b->name) == 0)
@@ -210,7 +210,7 @@ const ql_tensor *ql_tensors_at(const ql_tensors *tensors, size_t index)
 const ql_tensor *ql_tensors_find(const ql_tensors *tensors, const char *name)
 {
     const ql_tensor key = {.name = name}, *wanted = &key;
-    const ql_tensor **found = bsearch(&wanted, tensors->by_name, tensors->count, sizeof *tensors->by_name, by_name);
+    const ql_tensor **found = bsearch(&wanted, tensors->by_name, tensors->count, sizeof *tensors->by_name, ql_tensor_by_name);
     return found ? *found : NULL;
 }
 

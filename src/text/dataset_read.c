@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "io/path.h"
 #include "text/chat.h"
 #include "text/dataset.h"
 #include "text/grow.h"
@@ -280,22 +281,16 @@ static ql_status read_lines(reading *r, ql_error *err)
     return status;
 }
 
-static bool ends_in(const char *path, const char *ending)
-{
-    size_t length = strlen(path), size = strlen(ending);
-    return length >= size && strcasecmp(path + length - size, ending) == 0;
-}
-
 static ql_status find_format(reading *r, ql_error *err)
 {
     ql_data_format *format = &r->options.format;
     if (*format != QL_DATA_AUTO)
         return QL_OK;
-    if (ends_in(r->path, ".json"))
+    if (ql_path_ends_in(r->path, ".json"))
         return ql_fail(err, QL_ERR_UNSUPPORTED, "%s: a .json file; write one object a line and call it .jsonl",
                        r->path);
-    if (ends_in(r->path, ".txt") || ends_in(r->path, ".jsonl") || ends_in(r->path, ".ndjson")) {
-        *format = ends_in(r->path, ".txt") ? QL_DATA_TEXT : QL_DATA_JSONL;
+    if (ql_path_ends_in(r->path, ".txt") || ql_path_ends_in(r->path, ".jsonl") || ql_path_ends_in(r->path, ".ndjson")) {
+        *format = ql_path_ends_in(r->path, ".txt") ? QL_DATA_TEXT : QL_DATA_JSONL;
         return QL_OK;
     }
     ql_map map = {0};

@@ -1,11 +1,9 @@
-/* Growing the arrays of text.h. Sizes double; an overflow reads as out of memory. */
+/* Growing the arrays of text.h; false when memory is not to be had. */
 #ifndef QL_SRC_TEXT_GROW_H
 #define QL_SRC_TEXT_GROW_H
 
+#include "base/grow.h"
 #include "qlora/text.h"
-
-/* Makes room for `more` elements of `size` bytes after `count`; false when memory is not to be had. */
-bool ql_grow(void **data, size_t *capacity, size_t count, size_t more, size_t size);
 
 bool ql_ids_add(ql_ids *ids, const int32_t *more, size_t count);
 bool ql_text_add(ql_text *text, const char *more, size_t length);

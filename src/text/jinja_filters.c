@@ -11,11 +11,6 @@ static ql_jtext words(ql_jeval *e, const ql_jvalue *v)
     return ql_jstr(e->run, v);
 }
 
-static bool truth(const ql_jvalue *p)
-{
-    return p->kind != QL_J_MISSING && ql_jtruth(p);
-}
-
 static ql_jvalue trim(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
 {
     bool spaces = p[0].kind == QL_J_MISSING || p[0].kind == QL_J_NONE;
@@ -27,7 +22,7 @@ static ql_jvalue trim(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, con
 static ql_jvalue standard(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
 {
     (void)e, (void)args;
-    bool given = v->kind != QL_J_UNDEFINED && (!truth(&p[1]) || ql_jtruth(v));
+    bool given = v->kind != QL_J_UNDEFINED && (!ql_jasked(&p[1]) || ql_jtruth(v));
     return given ? *v : p[0].kind == QL_J_MISSING ? ql_jtextual(ql_jstring("")) : p[0];
 }
 
@@ -79,7 +74,7 @@ static ql_jvalue replace(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, 
 static ql_jvalue tojson(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
 {
     bool pretty = p[1].kind != QL_J_MISSING && p[1].kind != QL_J_NONE;
-    ql_jdump how = {truth(&p[0]), truth(&p[3]), pretty ? ql_jwhole(e->run, &p[1], 0, "tojson: indent") : -1,
+    ql_jdump how = {ql_jasked(&p[0]), ql_jasked(&p[3]), pretty ? ql_jwhole(e->run, &p[1], 0, "tojson: indent") : -1,
                     ql_jstring(pretty ? "," : ", "), ql_jstring(": ")};
     (void)args;
     if (pretty && (how.indent < 0 || how.indent > 64))
@@ -164,7 +159,7 @@ static ql_jvalue indent(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, c
     for (size_t i = 0; i < lines.list->count; i++) {
         ql_jtext line = lines.list->at[i].text;
         ql_jadd_string(&out, i ? "\n" : "");
-        if (i ? line.length || truth(&p[2]) : truth(&p[1]))
+        if (i ? line.length || ql_jasked(&p[2]) : ql_jasked(&p[1]))
             ql_jadd(&out, before);
         ql_jadd(&out, line);
     }

@@ -3,11 +3,6 @@
 
 #include "text/jinja_filters.h"
 
-static bool truth(const ql_jvalue *p)
-{
-    return p->kind != QL_J_MISSING && ql_jtruth(p);
-}
-
 static bool given(const ql_jvalue *p)
 {
     return p->kind != QL_J_MISSING && p->kind != QL_J_NONE;
@@ -79,7 +74,7 @@ ql_jvalue ql_jfilter_sort(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args,
 {
     const ql_jlist *items = ql_jitems(e->run, v);
     (void)args;
-    return sorted(e, items, keys_of(e, items, &p[2], truth(&p[1])), truth(&p[0]));
+    return sorted(e, items, keys_of(e, items, &p[2], ql_jasked(&p[1])), ql_jasked(&p[0]));
 }
 
 ql_jvalue ql_jfilter_dictsort(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
@@ -91,12 +86,12 @@ ql_jvalue ql_jfilter_dictsort(ql_jeval *e, const ql_jvalue *v, const ql_jargs *a
     for (size_t i = 0; i < v->dict->count; i++)
         ql_jappend(e->run, pairs, ql_jpair(e->run, v->dict->keys[i], v->dict->values[i]));
     ql_jvalue by = ql_jint(ql_jis(ql_jwords(e->run, &p[1], "key", "dictsort: by"), "value"));
-    return sorted(e, pairs, keys_of(e, pairs, &by, truth(&p[0])), truth(&p[2]));
+    return sorted(e, pairs, keys_of(e, pairs, &by, ql_jasked(&p[0])), ql_jasked(&p[2]));
 }
 
 ql_jvalue ql_jfilter_unique(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
 {
-    const ql_jlist *items = ql_jitems(e->run, v), *keys = keys_of(e, items, &p[1], truth(&p[0]));
+    const ql_jlist *items = ql_jitems(e->run, v), *keys = keys_of(e, items, &p[1], ql_jasked(&p[0]));
     ql_jlist *out = stream(e);
     (void)args;
     for (size_t i = 0; i < items->count; i++) {
@@ -112,7 +107,7 @@ ql_jvalue ql_jfilter_unique(ql_jeval *e, const ql_jvalue *v, const ql_jargs *arg
 /* min and max */
 ql_jvalue ql_jfilter_extreme(ql_jeval *e, const ql_jvalue *v, const ql_jargs *args, const ql_jvalue *p)
 {
-    const ql_jlist *items = ql_jitems(e->run, v), *keys = keys_of(e, items, &p[1], truth(&p[0]));
+    const ql_jlist *items = ql_jitems(e->run, v), *keys = keys_of(e, items, &p[1], ql_jasked(&p[0]));
     size_t best = 0;
     for (size_t i = 1; i < items->count; i++)
         if (ql_jorder(e->run, &keys->at[i], &keys->at[best]) == (ql_jis(args->name, "max") ? 1 : -1))

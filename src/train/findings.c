@@ -1,20 +1,24 @@
 #define _GNU_SOURCE
 #include "train/findings.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "text/grow.h"
+#include "base/grow.h"
 
 bool ql_found(ql_findings *findings, bool fault, const char *format, ...)
 {
-    char *text;
     va_list args;
     va_start(args, format);
-    int length = vasprintf(&text, format, args);
+    bool found = ql_found_with(findings, fault, format, args);
     va_end(args);
-    if (length < 0)
+    return found;
+}
+
+bool ql_found_with(ql_findings *findings, bool fault, const char *format, va_list args)
+{
+    char *text;
+    if (vasprintf(&text, format, args) < 0)
         return false;
     if (!ql_grow((void **)&findings->at, &findings->capacity, findings->count, 1, sizeof *findings->at)) {
         free(text);

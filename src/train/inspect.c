@@ -8,10 +8,10 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "io/gguf.h"
 #include "io/json.h"
 #include "io/path.h"
-#include "text/grow.h"
 
 static void note(ql_inspection *in, ql_facts *facts, const char *name, char *text, double number)
 {
@@ -45,14 +45,10 @@ void ql_note_number(ql_inspection *in, const char *name, double number)
 
 void ql_inspect_find(ql_inspection *in, bool fault, const char *format, ...)
 {
-    char *text;
     va_list args;
     va_start(args, format);
-    int length = vasprintf(&text, format, args);
+    in->failed = !ql_found_with(&in->findings, fault, format, args) || in->failed;
     va_end(args);
-    in->failed = in->failed || length < 0 || !ql_found(&in->findings, fault, "%s", text);
-    if (length >= 0)
-        free(text);
 }
 
 void ql_inspect_fault(ql_inspection *in, const ql_error *err)
@@ -236,23 +232,17 @@ static ql_status inspect_json(ql_inspection *in, ql_error *err)
     return status;
 }
 
-static bool ends_in(const char *path, const char *ending)
-{
-    size_t length = strlen(path), size = strlen(ending);
-    return length >= size && strcmp(path + length - size, ending) == 0;
-}
-
 static ql_status inspect(ql_inspection *in, ql_error *err)
 {
     if (ql_path_is_folder(in->path))
         return inspect_folder(in, err);
     if (!ql_path_is_file(in->path))
         return ql_fail(err, QL_ERR_IO, "%s: no such file or folder", in->path);
-    if (ql_path_is_gguf(in->path) || ends_in(in->path, ".gguf"))
+    if (ql_path_is_gguf(in->path) || ql_path_ends_in(in->path, ".gguf"))
         inspect_gguf(in);
-    else if (ends_in(in->path, ".json"))
+    else if (ql_path_ends_in(in->path, ".json"))
         return inspect_json(in, err);
-    else if (ends_in(in->path, ".safetensors"))
+    else if (ql_path_ends_in(in->path, ".safetensors"))
         inspect_tensors(in);
     else
         return ql_fail(err, QL_ERR_UNSUPPORTED,

@@ -6,8 +6,8 @@
 
 #include "base/error.h"
 #include "io/json.h"
-#include "io/output.h"
 #include "io/path.h"
+#include "qlora/io.h"
 
 #define CONFIG "config.json"
 
@@ -25,16 +25,6 @@ ql_status ql_merge_check_folders(const char *model, const char *output, ql_error
     return QL_OK;
 }
 
-static ql_status write_bytes(const char *path, const void *data, size_t bytes, ql_error *err)
-{
-    ql_output output;
-    ql_status status = ql_output_open(&output, path, err);
-    if (status)
-        return status;
-    ql_output_write(&output, data, bytes);
-    return ql_output_commit(&output, err);
-}
-
 static ql_status copy(const char *from, const char *to, ql_error *err)
 {
     ql_map map;
@@ -43,7 +33,7 @@ static ql_status copy(const char *from, const char *to, ql_error *err)
     ql_status status = ql_map_open(&map, from, err);
     if (status)
         return status;
-    status = write_bytes(to, map.data, map.size, err);
+    status = ql_file_write(to, map.data, map.size, err);
     ql_map_close(&map);
     return status;
 }
@@ -89,7 +79,7 @@ ql_status ql_merge_write_config(const char *model, const char *output, const ql_
     if (path && text) {
         size_t length = strlen(text);
         text[length] = '\n'; /* over the NUL: what is written needs none */
-        status = write_bytes(path, text, length + 1, err);
+        status = ql_file_write(path, text, length + 1, err);
     } else {
         status = ql_fail(err, QL_ERR_MEMORY, "%s: out of memory", output);
     }
