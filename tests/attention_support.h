@@ -15,6 +15,10 @@ typedef struct shape {
 enum { KINDS = 1 };
 static const char *const kind_names[] = {"emulated"};
 static const ql_tiles_kernels *const kinds[] = {&ql_tiles_emulated};
+#elif !defined __x86_64__
+enum { KINDS = 0 };
+static const char *const kind_names[] = {"none"};
+static const ql_tiles_kernels *const kinds[] = {NULL};
 #else
 enum { KINDS = 2 };
 static const char *const kind_names[] = {"dots", "amx"};
@@ -24,7 +28,7 @@ static const ql_tiles_kernels *const kinds[] = {&ql_tiles_dots, &ql_tiles_amx};
 /* As use_tier() does. */
 static inline bool use_kind(int i)
 {
-    setenv("QLORA_ISA", kinds[i] == kinds[KINDS - 1] ? "amx" : "avx512-bf16", 1);
+    setenv("QLORA_ISA", strcmp(kind_names[i], "dots") == 0 ? "avx512-bf16" : "amx", 1);
     if (ql_tiles_select(ql_cpu_features()) == kinds[i])
         return true;
     printf("skipped: tiles by %s are not to be had here, or this process runs another kind already\n", kind_names[i]);
