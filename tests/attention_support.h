@@ -47,7 +47,7 @@ typedef struct problem {
 static inline void setup(problem *p, const shape *s, bool bf16)
 {
     *p = (problem){.config = {s->heads, s->kv_heads, s->head_dim, 1 / sqrtf((float)s->head_dim), s->sequences, 0,
-                               s->window, s->softcap, bf16}};
+                              s->window, s->softcap, bf16}};
     for (size_t i = 0; i < s->sequences; i++)
         p->start[i + 1] = p->start[i] + s->lengths[i];
     p->config.start = p->start;
@@ -72,7 +72,7 @@ static inline void setup(problem *p, const shape *s, bool bf16)
 static inline void run(problem *p, ql_workers *workers)
 {
     ql_attention_forward(&p->config, p->q, p->ldq, p->k, p->v, p->ldkv, p->o, p->ldq, p->lse, workers);
-    ql_attention_grads g = {p->q,  p->k,    p->v,   p->o,   p->dout, p->lse,  p->dq,  p->dk,
+    ql_attention_grads g = {p->q,  p->k,   p->v,    p->o,   p->dout, p->lse, p->dq,  p->dk,
                             p->dv, p->ldq, p->ldkv, p->ldq, p->ldq,  p->ldq, p->ldkv};
     ql_attention_backward(&p->config, &g, workers);
 }

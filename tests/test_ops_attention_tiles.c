@@ -1,18 +1,14 @@
-/* Attention on tiles against a double implementation that gets the inputs as they are rounded, so that a derived bound is
- * left with the weights' and their gradients' rounding, and is narrow enough to see 2 % or one key that is missing.
+/* Attention on tiles against a double implementation that gets the inputs as they are rounded, so that a derived bound
+ * is left with the weights' and their gradients' rounding, and is narrow enough to see 2 % or one key that is missing.
  * With QL_AMX_EMULATED over tiles in plain C, else by all that this processor has. */
 #include "attention_support.h"
 #include "base/half.h"
 
 static const shape shapes[] = {
-    {2, 1, 64, 1, {330}, 0, 0}, /* several chunks of keys, and parts of them */
+    {2, 1, 64, 1, {330}, 0, 0},       /* several chunks of keys, and parts of them */
     {3, 1, 64, 3, {10, 7, 90}, 0, 0}, /* borders within blocks */
-    {2, 2, 128, 2, {64, 65}, 0, 0},
-    {2, 1, 32, 1, {300}, 100, 0},
-    {2, 2, 48, 2, {33, 95}, 0, 4},
-    {1, 1, 80, 2, {100, 40}, 37, 0},
-    {1, 1, 96, 1, {140}, 0, 2},
-    {2, 1, 256, 2, {70, 3}, 0, 0},
+    {2, 2, 128, 2, {64, 65}, 0, 0},   {2, 1, 32, 1, {300}, 100, 0}, {2, 2, 48, 2, {33, 95}, 0, 4},
+    {1, 1, 80, 2, {100, 40}, 37, 0},  {1, 1, 96, 1, {140}, 0, 2},   {2, 1, 256, 2, {70, 3}, 0, 0},
     {1, 1, 64, 1, {600}, 0, 0},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, NONE = 100000 /* no token's number */ };
@@ -29,8 +25,8 @@ static void add(sum *s, double term)
     s->size += fabs(term);
 }
 
-/* Each term was rounded to bf16 (2^-9 at most, evenly spread, so a standard deviation of 2^-9 / sqrt 3; six of them) after
- * relative errors of up to `each`. */
+/* Each term was rounded to bf16 (2^-9 at most, evenly spread, so a standard deviation of 2^-9 / sqrt 3; six of them)
+ * after relative errors of up to `each`. */
 static double bound_of(const sum *s, double each)
 {
     return 6 * 0x1p-9 / sqrt(3) * sqrt(s->squares) + each * s->size + 1e-30;
@@ -95,10 +91,16 @@ static void reference_row(const problem *p, reference *r, size_t head, size_t to
 
 static reference refer(const problem *p, size_t missing)
 {
-    size_t floats = p->m * p->config.heads * p->config.head_dim, kv_floats = p->m * p->config.kv_heads * p->config.head_dim;
-    reference r = {zeros(p->config.heads * p->m, sizeof(double)), zeros(floats, sizeof(sum)), zeros(floats, sizeof(sum)),
-                   zeros(kv_floats, sizeof(sum)), zeros(kv_floats, sizeof(sum)), zeros(floats, sizeof(sum)),
-                   zeros(kv_floats, sizeof(sum)), 0};
+    size_t floats = p->m * p->config.heads * p->config.head_dim,
+           kv_floats = p->m * p->config.kv_heads * p->config.head_dim;
+    reference r = {zeros(p->config.heads * p->m, sizeof(double)),
+                   zeros(floats, sizeof(sum)),
+                   zeros(floats, sizeof(sum)),
+                   zeros(kv_floats, sizeof(sum)),
+                   zeros(kv_floats, sizeof(sum)),
+                   zeros(floats, sizeof(sum)),
+                   zeros(kv_floats, sizeof(sum)),
+                   0};
     for (size_t head = 0; head < p->config.heads; head++)
         for (size_t t = 0; t < p->m; t++)
             reference_row(p, &r, head, t, missing);
@@ -116,8 +118,8 @@ static void drop(reference *r)
     free(r->mean_k);
 }
 
-/* How many of got[m][cols], times `factor`, are out of bound; the worst of them in bounds goes to *worst. `means` are of
- * delta's error: a row's is one number, whose terms add up, while those of several rows are independent. */
+/* How many of got[m][cols], times `factor`, are out of bound; the worst of them in bounds goes to *worst. `means` are
+ * of delta's error: a row's is one number, whose terms add up, while those of several rows are independent. */
 static size_t outside(const problem *p, const reference *r, const float *got, size_t ld, size_t cols, const sum *want,
                       const sum *means, bool one_row, float factor, double *worst)
 {
@@ -145,7 +147,8 @@ static size_t outside_dq(const problem *p, const reference *r, float factor, dou
 
 static size_t outside_dk(const problem *p, const reference *r, float factor, double *worst)
 {
-    return outside(p, r, p->dk, p->ldkv, p->config.kv_heads * p->config.head_dim, r->dk, r->mean_k, false, factor, worst);
+    return outside(p, r, p->dk, p->ldkv, p->config.kv_heads * p->config.head_dim, r->dk, r->mean_k, false, factor,
+                   worst);
 }
 
 static size_t outside_dv(const problem *p, const reference *r, float factor, double *worst)
@@ -175,12 +178,13 @@ START_TEST(within_the_bound_which_sees_small_faults)
     ql_workers *workers = make_workers(2, ql_attention_scratch(&p.config, p.m, true));
     run(&p, workers);
     reference r = refer(&p, NONE);
-    size_t (*const checks[])(const problem *, const reference *, float, double *) = {outside_o, outside_dq, outside_dk, outside_dv};
+    size_t (*const checks[])(const problem *, const reference *, float, double *) = {outside_o, outside_dq, outside_dk,
+                                                                                     outside_dv};
     for (size_t i = 0; i < 4; i++) {
         double worst = 0;
         size_t count = checks[i](&p, &r, 1, &worst);
-        ck_assert_msg(!count, "%s, shape %d: %zu of %s out of bound, the worst %.3g times", kind_names[_i / SHAPES], _i % SHAPES,
-                      count, (const char *[]){"o", "dq", "dk", "dv"}[i], worst);
+        ck_assert_msg(!count, "%s, shape %d: %zu of %s out of bound, the worst %.3g times", kind_names[_i / SHAPES],
+                      _i % SHAPES, count, (const char *[]){"o", "dq", "dk", "dv"}[i], worst);
         ck_assert_uint_gt(checks[i](&p, &r, 1.02f, &worst), p.m * s->head_dim / 8);
     }
     for (size_t i = 0; i < s->heads * p.m; i++)
@@ -194,8 +198,8 @@ START_TEST(within_the_bound_which_sees_small_faults)
 }
 END_TEST
 
-/* Pairs of tokens, of which the second gives the first a score of 0 and itself one of x: lse is log(1 + e^x), of which the
- * maximum rounded up takes nothing away. */
+/* Pairs of tokens, of which the second gives the first a score of 0 and itself one of x: lse is log(1 + e^x), of which
+ * the maximum rounded up takes nothing away. */
 START_TEST(powers_are_within_their_bound)
 {
     if (!use_kind(_i))

@@ -30,13 +30,12 @@ static size_t panels_of(const attention_job *job, size_t tokens)
     return (tokens + job->kernels->panel - 1) / job->kernels->panel;
 }
 
-static attention_job begin(const ql_attention *config, bool backward, ql_workers *workers)
+static attention_job begin(const ql_attention *config, ql_workers *workers)
 {
     const ql_ops_tier *tier = ql_ops_select(ql_cpu_features());
     attention_job job = {.config = config, .kernels = tier->attention, .rows = tier->rows, .workers = workers,
                          .m = config->start[config->sequences]};
     assert(config->heads % config->kv_heads == 0 && config->head_dim <= 256);
-    assert(ql_scratch_fits(workers, ql_attention_scratch(config, job.m, backward)));
     for (size_t s = 0; s < config->sequences; s++)
         job.panels += panels_of(&job, config->start[s + 1] - config->start[s]);
     job.all = (ql_attention_part){.head_dim = config->head_dim, .scale = config->scale,
@@ -81,7 +80,8 @@ void ql_attention_forward(const ql_attention *config, const float *q, size_t ldq
         ql_tiles_forward(config, q, ldq, k, v, ldkv, o, ldo, lse, workers);
         return;
     }
-    attention_job job = begin(config, false, workers);
+    attention_job job = begin(config, workers);
+    assert(ql_scratch_fits(workers, ql_attention_scratch(config, job.m, false)));
     job.all.q = q;
     job.all.k = k;
     job.all.v = v;
@@ -226,7 +226,8 @@ void ql_attention_backward(const ql_attention *config, const ql_attention_grads 
     }
     ql_arena arena = {.base = ql_shared_scratch(workers)};
     backward_job job = carve(&arena, config, config->start[config->sequences]);
-    job.base = begin(config, true, workers);
+    job.base = begin(config, workers);
+    assert(ql_scratch_fits(workers, ql_attention_scratch(config, job.base.m, true)));
     job.g = g;
     ql_attention_part *all = &job.base.all;
     all->q = g->q;

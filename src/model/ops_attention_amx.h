@@ -1,5 +1,5 @@
-/* Products of attention by AMX. Included by ops_attention_tiles_kern.c, as ops_attention_dots.h is where there are no tile
- * registers. */
+/* Products of attention by AMX. Included by ops_attention_tiles_kern.c, as ops_attention_dots.h is where there are no
+ * tile registers. */
 #ifndef QL_SRC_MODEL_OPS_ATTENTION_AMX_H
 #define QL_SRC_MODEL_OPS_ATTENTION_AMX_H
 

@@ -1,5 +1,5 @@
-/* Products of attention by vdpbf16ps, on the tiles of AMX: a line of the right tile is a vector, a word of the left one is
- * broadcast. */
+/* Products of attention by vdpbf16ps, on the tiles of AMX: a line of the right tile is a vector, a word of the left one
+ * is broadcast. */
 #ifndef QL_SRC_MODEL_OPS_ATTENTION_DOTS_H
 #define QL_SRC_MODEL_OPS_ATTENTION_DOTS_H
 

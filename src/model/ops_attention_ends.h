@@ -1,4 +1,5 @@
-/* The two ends of attention on tiles: inputs into tiles, and sums out of them. Included by ops_attention_tiles_kern.c. */
+/* The two ends of attention on tiles: inputs into tiles, and sums out of them. Included by ops_attention_tiles_kern.c.
+ */
 #ifndef QL_SRC_MODEL_OPS_ATTENTION_ENDS_H
 #define QL_SRC_MODEL_OPS_ATTENTION_ENDS_H
 
@@ -27,7 +28,8 @@ static inline size_t lanes_of(const ql_tiles *t, size_t head, size_t block)
 /* Where a part's share of a head's dq is. */
 static inline float *share_of(const ql_tiles *t, const ql_tiles_part *p, size_t head, size_t block)
 {
-    return t->dq_shares + (p->share * t->heads + (head - t->head_shift) * p->queries + block - p->first) * t->pad * BLOCK;
+    return t->dq_shares +
+           (p->share * t->heads + (head - t->head_shift) * p->queries + block - p->first) * t->pad * BLOCK;
 }
 
 /* Floats from a block of rows to the one that comes next. */
@@ -36,7 +38,8 @@ static inline size_t next_of(const ql_tiles *t, size_t ld)
     return t->by_head ? BLOCK * ld : t->head_dim;
 }
 
-static inline source rows_of(const ql_tiles *t, const float *x, size_t ld, size_t head, size_t row, size_t rows, float factor)
+static inline source rows_of(const ql_tiles *t, const float *x, size_t ld, size_t head, size_t row, size_t rows,
+                             float factor)
 {
     return (source){x + row * ld + head * t->head_dim, ld, remains(rows, row), t->head_dim, factor, next_of(t, ld)};
 }
@@ -53,13 +56,15 @@ static void pack_kv(const ql_tiles *t, size_t kv, size_t block)
 static void pack_queries(const ql_tiles *t, size_t head, size_t block)
 {
     size_t row = block * BLOCK, lanes = lanes_of(t, head, block);
-    source o = rows_of(t, t->o, t->ldo, head, row, t->tokens, 1), d = rows_of(t, t->dout, t->lddo, head, row, t->tokens, 1);
+    source o = rows_of(t, t->o, t->ldo, head, row, t->tokens, 1),
+           d = rows_of(t, t->dout, t->lddo, head, row, t->tokens, 1);
     for (size_t half = 0; half < BLOCK; half += SIDE) {
         __m512i line[SIDE];
 #pragma GCC unroll 16
         for (size_t i = 0; i < SIDE; i++) {
             vf sum = vset(0);
-            for (size_t col = 0; col < t->head_dim; col += SIDE) { /* dout as the tiles see it, so that its rounding cancels */
+            for (size_t col = 0; col < t->head_dim;
+                 col += SIDE) { /* dout as the tiles see it, so that its rounding cancels */
                 __m256i rounded = (__m256i)_mm512_cvtneps_pbh(get(&d, lane_order[half + i], col));
                 vf x = (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16);
                 sum = vfma(get(&o, lane_order[half + i], col), x, sum);

@@ -22,10 +22,17 @@ static size_t blocks_of(size_t tokens)
 
 static ql_tiles shape_of(const ql_attention *config, size_t tokens)
 {
-    ql_tiles t = {.heads = config->heads, .kv_heads = config->kv_heads, .group = config->heads / config->kv_heads,
-                  .head_dim = config->head_dim, .pad = blocks_of(config->head_dim) * QL_TILES_BLOCK,
-                  .queries = tokens, .tokens = tokens, .blocks = blocks_of(tokens), .scale = config->scale,
-                  .fold = ql_tiles_fold(config->scale, config->softcap), .cap = config->softcap * 0x1.715476p+0f};
+    ql_tiles t = {.heads = config->heads,
+                  .kv_heads = config->kv_heads,
+                  .group = config->heads / config->kv_heads,
+                  .head_dim = config->head_dim,
+                  .pad = blocks_of(config->head_dim) * QL_TILES_BLOCK,
+                  .queries = tokens,
+                  .tokens = tokens,
+                  .blocks = blocks_of(tokens),
+                  .scale = config->scale,
+                  .fold = ql_tiles_fold(config->scale, config->softcap),
+                  .cap = config->softcap * 0x1.715476p+0f};
     t.parts = t.blocks / MIN_PART < QL_TILES_PARTS ? t.blocks / MIN_PART : QL_TILES_PARTS;
     t.parts = t.parts > 1 ? t.parts : 1;
     t.splits = (TASKS + t.kv_heads * QL_TILES_PARTS - 1) / (t.kv_heads * QL_TILES_PARTS);
@@ -33,7 +40,8 @@ static ql_tiles shape_of(const ql_attention *config, size_t tokens)
     return t;
 }
 
-/* Blocks of a head's shares of dq, at most. Parts of equal work of one sequence begin at 0, 0.13, 0.29 and 0.5 of it. */
+/* Blocks of a head's shares of dq, at most. Parts of equal work of one sequence begin at 0, 0.13, 0.29 and 0.5 of it.
+ */
 static size_t most_shares(const ql_tiles *t)
 {
     return t->blocks + (t->parts - 1) * t->blocks * 3 / 4;
@@ -49,7 +57,8 @@ static void carve_keys(ql_arena *arena, ql_tiles *t)
 
 static void carve(ql_arena *arena, ql_tiles *t)
 {
-    size_t block = t->pad * QL_TILES_BLOCK, keys = t->kv_heads * t->blocks * block, queries = t->heads * t->blocks * block;
+    size_t block = t->pad * QL_TILES_BLOCK, keys = t->kv_heads * t->blocks * block,
+           queries = t->heads * t->blocks * block;
     t->from = ql_take(arena, (t->blocks + 1) * QL_TILES_BLOCK, int32_t);
     t->last = ql_take(arena, t->blocks, size_t);
     t->exponent = ql_take(arena, t->heads * t->blocks * QL_TILES_BLOCK, float);
@@ -84,7 +93,8 @@ ql_scratch ql_tiles_scratch(const ql_attention *config, size_t m, bool backward)
 
 static tiles_job begin(const ql_attention *config, size_t tokens, bool backward, ql_workers *workers)
 {
-    tiles_job job = {.tiles = shape_of(config, tokens), .kernels = ql_tiles_select(ql_cpu_features()), .workers = workers};
+    tiles_job job = {
+        .tiles = shape_of(config, tokens), .kernels = ql_tiles_select(ql_cpu_features()), .workers = workers};
     ql_arena arena = {.base = ql_shared_scratch(workers)};
     assert(config->heads % config->kv_heads == 0 && config->head_dim <= 256 && tokens <= INT32_MAX / 2);
     assert(ql_scratch_fits(workers, ql_tiles_scratch(config, tokens, backward)));
@@ -129,7 +139,8 @@ static void run_forward(tiles_job *job)
     ql_parallel(job->workers, blocks_of(job->tiles.queries) * job->tiles.heads, forward_block, job);
 }
 
-static void set_forward(ql_tiles *t, const float *q, size_t ldq, const float *k, const float *v, size_t ldkv, float *o, size_t ldo)
+static void set_forward(ql_tiles *t, const float *q, size_t ldq, const float *k, const float *v, size_t ldkv, float *o,
+                        size_t ldo)
 {
     t->q = q;
     t->k = k;
@@ -181,7 +192,8 @@ static void divide(ql_tiles *t)
         for (size_t i = 0; i < t->parts; i++) {
             ql_tiles_part *p = &t->part[i];
             p->first = key;
-            while (key < t->blocks && (i + 1 == t->parts || (2 * done + work_of(t, key)) * t->parts <= 2 * (i + 1) * all))
+            while (key < t->blocks &&
+                   (i + 1 == t->parts || (2 * done + work_of(t, key)) * t->parts <= 2 * (i + 1) * all))
                 done += work_of(t, key++);
             p->end = key;
             p->queries = p->end > p->first ? t->last[p->end - 1] + 1 - p->first : 0;

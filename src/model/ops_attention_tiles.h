@@ -51,7 +51,7 @@ static inline float ql_tiles_fold(float scale, float softcap)
 
 /* What is compiled for tiles. */
 typedef struct ql_tiles_kernels {
-    size_t scratch; /* bytes a worker */
+    size_t scratch;                                              /* bytes a worker */
     void (*pack_kv)(const ql_tiles *t, size_t kv, size_t block); /* k_rows and v_turned_pairs */
     void (*forward)(const ql_tiles *t, size_t head, size_t block, void *scratch);
     /* All that the backward pass multiplies by, and delta. */

@@ -11,7 +11,11 @@
 #include "model/ops_tier.h"
 #include "model/ops_vec.h"
 
-enum { CHUNK = 4 /* blocks of keys that forward takes at once */, KEYS = 2, QUERIES = 4 /* blocks of a step backward */ };
+enum {
+    CHUNK = 4 /* blocks of keys that forward takes at once */,
+    KEYS = 2,
+    QUERIES = 4 /* blocks of a step backward */
+};
 
 static const float NOTHING = -1e30f; /* the maximum of no scores; infinity less infinity would be NaN */
 
@@ -19,10 +23,10 @@ static const float NOTHING = -1e30f; /* the maximum of no scores; infinity less 
 
 typedef struct forward_state {
     _Alignas(64) uint16_t q[BLOCK * WIDEST];
-    float s[2][2][CHUNK * BLOCK][SIDE];  /* [chunk at work, and the next][half of the queries][key][query] */
-    uint16_t weight[2][CHUNK][TILE];     /* exp of them in pairs of keys, from the right */
-    float out[WIDEST / BLOCK][4][AREA];  /* transposed: [16 dimensions, below 16 more][half of the queries] */
-    float max[2][SIDE], sum[2][SIDE];    /* the maximum rounded up: changing it costs no rounding */
+    float s[2][2][CHUNK * BLOCK][SIDE]; /* [chunk at work, and the next][half of the queries][key][query] */
+    uint16_t weight[2][CHUNK][TILE];    /* exp of them in pairs of keys, from the right */
+    float out[WIDEST / BLOCK][4][AREA]; /* transposed: [16 dimensions, below 16 more][half of the queries] */
+    float max[2][SIDE], sum[2][SIDE];   /* the maximum rounded up: changing it costs no rounding */
 } forward_state;
 
 /* Minus infinity where queries from position `query` on do not see a key of the block at `key`. */
@@ -38,7 +42,8 @@ static void hide(const ql_tiles *t, float s[BLOCK][SIDE], size_t key, size_t que
 }
 
 /* Products of q and the block `key`, the `i`th of its chunk. */
-static inline void score(const ql_tiles *t, const forward_state *f, float s[2][CHUNK * BLOCK][SIDE], size_t kv, size_t key, size_t i)
+static inline void score(const ql_tiles *t, const forward_state *f, float s[2][CHUNK * BLOCK][SIDE], size_t kv,
+                         size_t key, size_t i)
 {
     size_t steps = t->pad / BLOCK;
     const uint16_t *k = of_kv(t->k_rows, t, kv, key);
@@ -47,7 +52,8 @@ static inline void score(const ql_tiles *t, const forward_state *f, float s[2][C
 }
 
 /* What else scores of a chunk from block `first` on are subject to. */
-static void settle(const ql_tiles *t, float s[CHUNK * BLOCK][SIDE], size_t first, size_t cells, size_t query, size_t half)
+static void settle(const ql_tiles *t, float s[CHUNK * BLOCK][SIDE], size_t first, size_t cells, size_t query,
+                   size_t half)
 {
     for (size_t r = 0; t->cap > 0 && r < cells * BLOCK; r++)
         vstore(s[r], vset(t->cap) * vtanh(vload(s[r])));
@@ -59,13 +65,15 @@ static void settle(const ql_tiles *t, float s[CHUNK * BLOCK][SIDE], size_t first
 }
 
 /* Raises the maximum over `rows` keys; what was summed under the one before is scaled down to it. */
-static void raise_maximum(forward_state *f, float s[CHUNK * BLOCK][SIDE], size_t half, size_t rows, size_t out_tiles, bool first)
+static void raise_maximum(forward_state *f, float s[CHUNK * BLOCK][SIDE], size_t half, size_t rows, size_t out_tiles,
+                          bool first)
 {
     vf before = vload(f->max[half]), top[4] = {before, before, before, before};
     for (size_t r = 0; r < rows; r += 4)
         for (size_t i = 0; i < 4; i++)
             top[i] = vmax(vload(s[r + i]), top[i]);
-    vf max = _mm512_roundscale_ps(vmax(vmax(top[0], top[1]), vmax(top[2], top[3])), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+    vf max = _mm512_roundscale_ps(vmax(vmax(top[0], top[1]), vmax(top[2], top[3])),
+                                  _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
     vstore(f->max[half], max);
     if (first || !_mm512_cmp_ps_mask(max, before, _CMP_NEQ_UQ))
         return;
@@ -161,29 +169,31 @@ typedef struct products {
 } products;
 
 typedef struct backward_state {
-    products block[2]; /* one at work, while those of the next are made */
-    uint16_t weight[KEYS][2][QUERIES][TILE];  /* [keys][half of them][queries]: from the left, over queries */
-    uint16_t grad[KEYS][2][QUERIES][TILE];    /* of the scores, so */
+    products block[2];                           /* one at work, while those of the next are made */
+    uint16_t weight[KEYS][2][QUERIES][TILE];     /* [keys][half of them][queries]: from the left, over queries */
+    uint16_t grad[KEYS][2][QUERIES][TILE];       /* of the scores, so */
     uint16_t grad_pairs[KEYS][QUERIES][2][TILE]; /* and from the right, over keys; [half of the queries] */
 } backward_state;
 
 /* A task's block of keys and of queries. */
 typedef struct cell {
-    size_t head, kv, key, query;   /* blocks */
-    uint16_t *weight, *grad;       /* the upper half's; the lower one's is QUERIES * TILE further */
+    size_t head, kv, key, query; /* blocks */
+    uint16_t *weight, *grad;     /* the upper half's; the lower one's is QUERIES * TILE further */
     uint16_t *grad_pairs;
 } cell;
 
 /* Weights and the scores' gradients of half of a block's keys. */
-static inline __attribute__((always_inline)) void bend(const ql_tiles *t, const products *b, const cell *c, size_t half_keys,
-                                                       bool border, bool capped)
+static inline __attribute__((always_inline)) void bend(const ql_tiles *t, const products *b, const cell *c,
+                                                       size_t half_keys, bool border, bool capped)
 {
-    const float *exponents = t->exponent + lanes_of(t, c->head, c->query), *deltas = t->delta + lanes_of(t, c->head, c->query);
+    const float *exponents = t->exponent + lanes_of(t, c->head, c->query),
+                *deltas = t->delta + lanes_of(t, c->head, c->query);
     vf exponent[2] = {vload(exponents), vload(exponents + SIDE)}, delta[2] = {vload(deltas), vload(deltas + SIDE)};
     __m512i own[2], from[2];
     for (size_t half = 0; border && half < 2; half++) {
         const int32_t *plain = t->from + c->query * BLOCK;
-        __m512i order = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(lane_order + half * SIDE)));
+        __m512i order =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(lane_order + half * SIDE)));
         own[half] = _mm512_add_epi32(order, _mm512_set1_epi32((int)(c->query * BLOCK)));
         from[half] = _mm512_permutex2var_epi32(_mm512_loadu_si512(plain), order, _mm512_loadu_si512(plain + SIDE));
     }
@@ -202,8 +212,8 @@ static inline __attribute__((always_inline)) void bend(const ql_tiles *t, const 
                 }
                 if (border) {
                     __m512i position = _mm512_set1_epi32((int)(c->key * BLOCK + half_keys * SIDE + r + i));
-                    __mmask16 seen = _mm512_cmple_epi32_mask(position, own[half]) &
-                                     _mm512_cmpge_epi32_mask(position, from[half]);
+                    __mmask16 seen =
+                        _mm512_cmple_epi32_mask(position, own[half]) & _mm512_cmpge_epi32_mask(position, from[half]);
                     x = _mm512_mask_mov_ps(vset(-INFINITY), seen, x);
                 }
                 e[half] = exp2_cheap(x - exponent[half]);
@@ -246,23 +256,26 @@ static void make_scores(const ql_tiles *t, products *b, const cell *c)
 
 static void make_gradients(const ql_tiles *t, products *b, const cell *c)
 {
-    turned_product(t, of_kv(t->v_rows, t, c->kv, c->key), of_head(t->dout_turned, t, c->head, c->query), b->ds[0][0][0]);
+    turned_product(t, of_kv(t->v_rows, t, c->kv, c->key), of_head(t->dout_turned, t, c->head, c->query),
+                   b->ds[0][0][0]);
 }
 
 /* sums[32 keys][pad] (+)= left[32 keys][steps blocks of queries] times those blocks' pairs. */
-static void sum_queries(const ql_tiles *t, const uint16_t *left, const uint16_t *pairs, size_t steps, bool add, float *sums)
+static void sum_queries(const ql_tiles *t, const uint16_t *left, const uint16_t *pairs, size_t steps, bool add,
+                        float *sums)
 {
     for (size_t i = 0; i < t->pad / BLOCK; i++)
-        multiply((side){left, left + QUERIES * TILE, TILE}, (side){pairs + 2 * i * TILE, pairs + (2 * i + 1) * TILE, t->pad * BLOCK},
-                 steps, add, sums + i * 4 * AREA, AREA, 2 * AREA);
+        multiply((side){left, left + QUERIES * TILE, TILE},
+                 (side){pairs + 2 * i * TILE, pairs + (2 * i + 1) * TILE, t->pad * BLOCK}, steps, add,
+                 sums + i * 4 * AREA, AREA, 2 * AREA);
 }
 
 /* A block of queries against all blocks of keys [first, end) of the step. */
 static void sum_keys(const ql_tiles *t, const uint16_t *k, const uint16_t *pairs, size_t steps, bool add, float *sums)
 {
     for (size_t i = 0; i < t->pad / BLOCK; i++)
-        multiply((side){k + 2 * i * TILE, k + (2 * i + 1) * TILE, t->pad * BLOCK}, (side){pairs, pairs + TILE, QUERIES * 2 * TILE},
-                 steps, add, sums + i * 4 * AREA, AREA, 2 * AREA);
+        multiply((side){k + 2 * i * TILE, k + (2 * i + 1) * TILE, t->pad * BLOCK},
+                 (side){pairs, pairs + TILE, QUERIES * 2 * TILE}, steps, add, sums + i * 4 * AREA, AREA, 2 * AREA);
 }
 
 typedef struct backward_task {
@@ -291,7 +304,8 @@ static void work(const ql_tiles *t, backward_state *b, const backward_task *task
     for (size_t key = e->key, query; key < e->key_end; key++)
         for (size_t end = seeing(t, e, key, &query); query < end; query++) {
             size_t i = key - e->key, j = query - e->query;
-            cells[count++] = (cell){task->head, task->kv, key, query, b->weight[i][0][j], b->grad[i][0][j], b->grad_pairs[i][j][0]};
+            cells[count++] =
+                (cell){task->head, task->kv, key, query, b->weight[i][0][j], b->grad[i][0][j], b->grad_pairs[i][j][0]};
         }
     make_scores(t, &b->block[0], &cells[0]);
     make_gradients(t, &b->block[0], &cells[0]);
@@ -316,16 +330,18 @@ static void step(const ql_tiles *t, backward_state *b, const backward_task *task
             continue;
         size_t sums = ((task->split * t->kv_heads + task->kv) * t->blocks + key) * area;
         bool more = task->more || first > key;
-        sum_queries(t, b->weight[i][0][j], of_head(t->dout_pairs, t, task->head, first), end - first, more, t->dv_sums + sums);
-        sum_queries(t, b->grad[i][0][j], of_head(t->q_pairs, t, task->head, first), end - first, more, t->dk_sums + sums);
+        sum_queries(t, b->weight[i][0][j], of_head(t->dout_pairs, t, task->head, first), end - first, more,
+                    t->dv_sums + sums);
+        sum_queries(t, b->grad[i][0][j], of_head(t->q_pairs, t, task->head, first), end - first, more,
+                    t->dk_sums + sums);
     }
     for (size_t query = e->query; query < e->query_end; query++) {
         size_t from = (size_t)t->from[query * BLOCK] / BLOCK, end = query + 1 < e->key_end ? query + 1 : e->key_end;
         first = from > e->key ? from : e->key;
         if (first >= end)
             continue;
-        sum_keys(t, of_kv(t->k_turned_pairs, t, task->kv, first), b->grad_pairs[first - e->key][query - e->query][0], end - first,
-                 first > task->part->first && first > from, share_of(t, task->part, task->head, query));
+        sum_keys(t, of_kv(t->k_turned_pairs, t, task->kv, first), b->grad_pairs[first - e->key][query - e->query][0],
+                 end - first, first > task->part->first && first > from, share_of(t, task->part, task->head, query));
     }
 }
 
