@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Proves that includes between rooms point one way only (see README, "The rooms")."""
+"""Proves that includes between rooms point one way only (see README, "Where things are")."""
 import pathlib
 import re
 import sys
