@@ -98,13 +98,6 @@ static inline void vnarrow(uint16_t *p, vf x)
 #endif
 }
 
-/* 1 / x for x from 1 to 2^126, within an ulp: an estimate and a step of Newton's, a quarter of a division's time. */
-static inline vf vreciprocal(vf x)
-{
-    vf y = _mm512_rcp14_ps(x);
-    return _mm512_fmadd_ps(y, _mm512_fnmadd_ps(x, y, vset(1.0f)), y);
-}
-
 /* One step of a transposition: the lanes with bit `step` change between a and b, `step` places apart. */
 static inline void vexchange(vf *a, vf *b, int step)
 {
@@ -207,11 +200,6 @@ static inline void vnarrow(uint16_t *p, vf x)
     rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
     __m128i both = _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
     _mm_storeu_si128((__m128i *)(void *)p, both);
-}
-
-static inline vf vreciprocal(vf x)
-{
-    return vset(1.0f) / x;
 }
 
 static inline void vexchange(vf *a, vf *b, int step)
@@ -321,11 +309,6 @@ static inline void vnarrow(uint16_t *p, vf x)
         p[i] = ql_f32_to_bf16(x[i]);
 }
 
-static inline vf vreciprocal(vf x)
-{
-    return vset(1.0f) / x;
-}
-
 static inline void vexchange(vf *a, vf *b, int step)
 {
     vf x = *a, y = *b;
@@ -420,10 +403,10 @@ static inline float vhighest(vf x)
 
 /* exp(x) within 2 ulp (tests/test_ops_rows.c sweeps the range); 0 from -105 down, infinity from 89 up,
  * NaN of NaN. x = n ln 2 + r, |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 q(r) with q the minimax
- * polynomial of degree 4, 3.1e-9 from it relatively. What is above `most` counts as that. */
-static inline vf vexp_to(vf x, float most)
+ * polynomial of degree 4, 3.1e-9 from it relatively. */
+static inline vf vexp(vf x)
 {
-    x = vmin(vset(most), vmax(vset(-105.0f), x));
+    x = vmin(vset(90.0f), vmax(vset(-105.0f), x));
     vf n = vround(x * vset(0x1.715476p+0f));
     vf r = vfma(n, vset(-0x1.62e4p-1f), x); /* ln 2 in two parts; n times the first is exact */
     r = vfma(n, vset(-0x1.7f7d1cp-20f), r);
@@ -434,11 +417,6 @@ static inline vf vexp_to(vf x, float most)
     q = vfma(q, r, vset(0x1.fffffcp-2f));
     vf e = vfma(q * r, r, r);
     return vscale2(e + vset(1.0f), n);
-}
-
-static inline vf vexp(vf x)
-{
-    return vexp_to(x, 90.0f);
 }
 
 #if defined(__AVX512F__)
@@ -461,10 +439,10 @@ static inline vf vexp2_rough(vf x)
 }
 #endif
 
-/* 1 / (1 + exp(-x)); below -87 it stays where it is there. NaN of NaN. */
+/* 1 / (1 + exp(-x)); NaN of NaN. */
 static inline vf vsigmoid(vf x)
 {
-    return vreciprocal(vset(1.0f) + vexp_to(-x, 87.0f));
+    return vset(1.0f) / (vset(1.0f) + vexp(-x));
 }
 
 /* tanh(x) within 4 ulp (tests/test_ops_rows.c): by exp away from zero, near it by its odd series up to x^11, which
