@@ -133,7 +133,7 @@ START_TEST(heads_of_any_format_in_parts)
     check(20, 96, 1300, 0, (ql_format){QL_CODE_INT8, QL_SCALE_F16, 64, false}, 1);
     check(20, 96, 1300, 0, (ql_format){QL_CODE_FP4, QL_SCALE_F32, 64, false}, 1);
     check(20, 96, 1300, 0, (ql_format){QL_CODE_NF4, QL_SCALE_BNB_NESTED, 32, false}, 1);
-    check(20, 33, 1300, 0, (ql_format){QL_CODE_NF4, QL_SCALE_BNB_NESTED, 64, true}, 1); /* in one piece */
+    check(60, 33, 1300, 0, (ql_format){QL_CODE_NF4, QL_SCALE_BNB_NESTED, 64, true}, 1); /* in one piece */
     check(20, 33, 1300, 0, (ql_format){.code = QL_CODE_BF16}, 1);
 }
 END_TEST

@@ -15,7 +15,7 @@
  * logit of a token is not known by then, but whatever is not far from it serves as well in exp(logit - shift): the
  * target's, a dot product beforehand. Where the largest turns out to be too far away, the chunk is done again with it.
  * The target's own share of the gradient, which cancels most of the others, is added apart and in fp32. */
-enum { MOST_ROWS = 256, ROWS_STEP = 32 };
+enum { MOST_ROWS = 256, LEAST_ROWS = 16, ROWS_STEP = 32, MOST_LOGITS = 1 << 16 /* at a time */ };
 static const float furthest_below = 40, furthest_above = 60; /* a float's range is 88, and some for the sums */
 static const float no_logit = -FLT_MAX;                      /* whose exponential is 0 */
 
@@ -33,14 +33,16 @@ typedef struct chunk {
     bool *far;          /* [rows] whether the shift was */
 } chunk;
 
-static size_t chunk_rows(size_t m)
+static size_t chunk_rows(const ql_weight *head, size_t m)
 {
-    return m < MOST_ROWS ? m : MOST_ROWS;
+    size_t rows = MOST_LOGITS / ql_sweep_block(head);
+    rows = rows < LEAST_ROWS ? LEAST_ROWS : rows > MOST_ROWS ? MOST_ROWS : rows;
+    return rows < m ? rows : m;
 }
 
 static chunk carve(ql_arena *arena, const ql_weight *head, size_t m, bool gradient)
 {
-    size_t rows = chunk_rows(m);
+    size_t rows = chunk_rows(head, m);
     chunk c = {.hidden = ql_weight_cols(head), .parts = ql_sweep_parts(head)};
     c.x = ql_take(arena, rows * c.hidden, float);
     c.token = ql_take(arena, rows, size_t);
@@ -62,7 +64,7 @@ size_t ql_loss_buffer_bytes(const ql_weight *head, size_t m, bool gradient)
 
 ql_scratch ql_loss_scratch(const ql_weight *head, size_t m, size_t threads)
 {
-    ql_scratch need = ql_sweep_scratch(head, chunk_rows(m), threads);
+    ql_scratch need = ql_sweep_scratch(head, chunk_rows(head, m), threads);
     return ql_scratch_max(need, (ql_scratch){.worker = ql_weight_cols(head) * sizeof(float)}); /* of a row of it */
 }
 
@@ -193,7 +195,7 @@ static void run_chunk(chunk *c, ql_loss_sum *out)
 /* Chunks of about the same size: a small last one would decode the head for few. */
 static size_t even_rows(const ql_loss *loss)
 {
-    size_t most = chunk_rows(loss->m), count = 0;
+    size_t most = chunk_rows(loss->head, loss->m), count = 0;
     for (size_t t = 0; t < loss->m; t++)
         count += loss->target[t] >= 0;
     size_t chunks = (count + most - 1) / most;

@@ -1,14 +1,13 @@
 #include "quant/sweep.h"
 
 #include "base/arena.h"
-#include "base/cpu.h"
 #include "base/workers.h"
 #include "quant/blas.h"
 #include "quant/weight.h"
 
-/* Rows of W at a time. dx is read and written once for so many, while y, packed g, the rows themselves and dx are to stay
- * in the second-level cache; where products are ten times faster, dx counts for more. */
-enum { BLOCK = 256, BLOCK_OF_TILES = 512, STEP = 256 };
+/* Rows of W at a time: dx is read and written once for so many, while y, packed g, the rows themselves and dx are to stay
+ * in the second-level cache. */
+enum { BLOCK = 256 };
 
 static size_t pieces(size_t length, size_t piece)
 {
@@ -20,15 +19,15 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Whether any STEP rows may be seen as a weight of their own: their scales begin a stretch of their kind. */
+/* Whether any BLOCK rows may be seen as a weight of their own: their scales begin a stretch of their kind. */
 static bool can_cut(const ql_wview *w)
 {
     if (w->format.flat)
         return false;
-    return w->format.scale != QL_SCALE_BNB_NESTED || STEP * w->groups % w->nested_block == 0;
+    return w->format.scale != QL_SCALE_BNB_NESTED || BLOCK * w->groups % w->nested_block == 0;
 }
 
-/* Rows [first, first + count) of W; `first` is a multiple of STEP. */
+/* Rows [first, first + count) of W; `first` is a multiple of BLOCK. */
 static ql_wview view_rows(const ql_wview *w, size_t first, size_t count)
 {
     ql_wview rows = *w;
@@ -51,7 +50,7 @@ static ql_wview view_rows(const ql_wview *w, size_t first, size_t count)
 /* Rows of a part. */
 static size_t part_rows(const ql_wview *w)
 {
-    return can_cut(w) ? pieces(pieces(w->n, STEP), QL_SWEEP_PARTS) * STEP : w->n;
+    return can_cut(w) ? pieces(pieces(w->n, BLOCK), QL_SWEEP_PARTS) * BLOCK : w->n;
 }
 
 size_t ql_sweep_parts(const ql_weight *w)
@@ -59,11 +58,14 @@ size_t ql_sweep_parts(const ql_weight *w)
     return pieces(w->view.n, part_rows(&w->view));
 }
 
-/* Rows of a block: those of a part in blocks of about the same size. */
-static size_t block_rows(const ql_weight *w)
+static size_t block_rows(const ql_wview *w)
 {
-    size_t rows = part_rows(&w->view), most = w->kernel->cpu & QL_CPU_AMX_BF16 ? BLOCK_OF_TILES : BLOCK;
-    return can_cut(&w->view) ? pieces(pieces(rows, pieces(rows, most)), STEP) * STEP : rows;
+    return can_cut(w) && w->n > BLOCK ? BLOCK : w->n;
+}
+
+size_t ql_sweep_block(const ql_weight *w)
+{
+    return block_rows(&w->view);
 }
 
 /* The products of any block but a last, shorter one. */
@@ -86,7 +88,7 @@ typedef struct desk {
 
 static desk carve(ql_arena *arena, const ql_weight *w, size_t m)
 {
-    ql_wview block = view_rows(&w->view, 0, least(block_rows(w), w->view.n));
+    ql_wview block = view_rows(&w->view, 0, block_rows(&w->view));
     ql_product first = first_product(&block, m), second = second_product(&block, m);
     ql_plan there = ql_kernel_plan(w->kernel, &first, 1), back = ql_kernel_plan(w->kernel, &second, 1);
     desk d = {.ldy = pieces(block.n, 16) * 16 + 16}; /* no power of two, whose rows would share cache sets */
@@ -98,7 +100,7 @@ static desk carve(ql_arena *arena, const ql_weight *w, size_t m)
 
 ql_scratch ql_sweep_scratch(const ql_weight *w, size_t m, size_t threads)
 {
-    ql_wview block = view_rows(&w->view, 0, least(block_rows(w), w->view.n));
+    ql_wview block = view_rows(&w->view, 0, block_rows(&w->view));
     ql_product first = first_product(&block, m);
     ql_arena arena = {0};
     (void)threads;
@@ -181,7 +183,7 @@ static void run_part(void *ctx, size_t part, size_t worker)
     const ql_wview *w = &s->w->view;
     ql_arena arena = {.base = ql_worker_scratch(j->workers, worker)};
     desk d = carve(&arena, s->w, s->m);
-    size_t first = part * part_rows(w), end = least(first + part_rows(w), w->n), step = block_rows(s->w);
+    size_t first = part * part_rows(w), end = least(first + part_rows(w), w->n), step = block_rows(w);
     for (size_t row = first; row < end; row += step) {
         ql_wview block = view_rows(w, row, least(step, end - row));
         const char *next = (const char *)block.codes + block.n * w->row_bytes;
@@ -198,7 +200,7 @@ void ql_sweep_run(const ql_sweep *sweep, ql_workers *workers)
     if (sweep->m == 0)
         return;
     assert(ql_scratch_fits(workers, ql_sweep_scratch(w, sweep->m, ql_workers_count(workers))));
-    ql_wview block = view_rows(&w->view, 0, least(block_rows(w), w->view.n));
+    ql_wview block = view_rows(&w->view, 0, block_rows(&w->view));
     job j = {.sweep = sweep, .first = first_product(&block, sweep->m), .workers = workers};
     j.first.x = sweep->x;
     j.first.ldx = sweep->ldx;
