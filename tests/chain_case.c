@@ -56,7 +56,8 @@ static void copy_tile(const ql_product *p, ql_tile t, void *scratch)
 }
 
 static const ql_way copy_way = {.fits = ql_takes_everything, .packed = copy_packed, .plan = copy_plan,
-                                .pack = copy_pack, .tile = copy_tile, .chains = true, .packs_alike = true};
+                                .pack = copy_pack, .tile = copy_tile, .chains = true, .packs_alike = true,
+                                .pack_tokens = 1};
 
 static bool reads_narrow(const ql_product *p)
 {

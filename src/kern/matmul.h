@@ -67,6 +67,9 @@ typedef struct ql_way {
     bool chains;
     /* The packed x depends on x, m, inputs and direction alone: weights of any format, plan or chain may share it. */
     bool packs_alike;
+    /* Not 0: piece i of the packed x is of that many tokens, of the block i % (blocks of as many tokens in m), and a
+     * rectangle that begins with a block reads what is packed of its own tokens only. */
+    size_t pack_tokens;
 } ql_way;
 
 /* For ways that pack nothing, and for the one that takes everything. */

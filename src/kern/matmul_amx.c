@@ -294,7 +294,8 @@ static const ql_way ways[] = {
     {.fits = ql_gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
      .pack = ql_gemv_avx512_pack, .tile = ql_gemv_avx512_tile},
     {.fits = ql_takes_everything, .packed = tiles_packed, .plan = tiles_plan,
-     .pack = tiles_pack, .tile = tiles_tile, .chains = true, .packs_alike = true},
+     .pack = tiles_pack, .tile = tiles_tile, .chains = true, .packs_alike = true,
+     .pack_tokens = BLOCK},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 

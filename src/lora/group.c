@@ -39,8 +39,9 @@ typedef struct group {
     float *y[QL_LINEARS]; /* of the forward pass; or dx alone */
     size_t ldy[QL_LINEARS];
     bool add;
-    ql_product product[2 * QL_LINEARS];
-    ql_chain chain[QL_LINEARS];
+    ql_product down[QL_LINEARS], product[2 * QL_LINEARS];
+    ql_chain down_chain[QL_LINEARS], chain[QL_LINEARS];
+    size_t downs, chains;
 } group;
 
 /* The kernel that multiplies with the adapter's views as links of the base's chain; NULL: none does. */
@@ -121,20 +122,18 @@ static void scale_tile(const void *self, ql_tile t)
             s->low[row * r + i] *= s->adapter->scaling;
 }
 
-/* The chains of x A^T or dy B; how many. */
-static size_t list_downs(group *g)
+/* The chains of x A^T or dy B. */
+static void list_downs(group *g)
 {
-    size_t chains = 0;
     for (side *s = g->side; s < g->side + g->count; s++) {
         if (!s->kernel)
             continue;
-        ql_product *p = &g->product[chains];
+        ql_product *p = &g->down[g->downs];
         *p = product_with(g->backward ? s->adapter->view_b : s->adapter->view_a, g, s);
         p->kernel = s->kernel;
         p->y = s->low, p->ldy = s->adapter->r;
-        g->chain[chains++] = (ql_chain){p, {scale_tile, s}};
+        g->down_chain[g->downs++] = (ql_chain){p, {scale_tile, s}};
     }
-    return chains;
 }
 
 static void go_down(group *g, ql_packs *packs, ql_workers *workers)
@@ -142,7 +141,7 @@ static void go_down(group *g, ql_packs *packs, ql_workers *workers)
     ql_ways ways[QL_LINEARS];
     ql_ways_down downs[QL_LINEARS];
     size_t count = 0;
-    ql_batch_run(g->chain, list_downs(g), packs, workers);
+    ql_batch_run_before(g->down_chain, g->downs, g->chain, g->chains, packs, workers);
     for (side *s = g->side; s < g->side + g->count; s++) {
         if (!s->adapter || s->kernel)
             continue;
@@ -192,9 +191,10 @@ static void add_up(group *g, const side *s, ql_product *first, size_t *products,
 }
 
 /* The chains: forward one for each layer, backward one of all, of bases first, most of which one kernel multiplies. */
-static size_t list_products(group *g)
+static void list_products(group *g)
 {
-    size_t products = 0, chains = g->backward ? 1 : g->count;
+    size_t products = 0;
+    g->chains = g->backward ? 1 : g->count;
     for (size_t i = 0; i < g->count; i++) {
         ql_product *p = &g->product[products++];
         *p = product_with(g->side[i].layer->base, g, &g->side[i]);
@@ -210,12 +210,11 @@ static size_t list_products(group *g)
         size_t chain = g->backward ? 0 : i;
         add_up(g, &g->side[i], &g->product[chain], &products, &g->side[chain].finish);
     }
-    for (size_t i = 0; i < chains; i++) {
+    for (size_t i = 0; i < g->chains; i++) {
         finish *f = &g->side[i].finish;
         if (f->ups || f->bias)
             g->chain[i].then = (ql_then){finish_tile, f};
     }
-    return chains;
 }
 
 /* ---- scratch ---- */
@@ -232,8 +231,10 @@ static ql_scratch scratch_of(const ql_linear *const *layers, size_t count, size_
         g.side[i].x.ld = backward ? ql_weight_rows(layers[i]->base) : ql_weight_cols(layers[i]->base);
         g.side[i].low = &places[QL_LINEARS + i];
     }
-    ql_scratch need = ql_batch_scratch(g.chain, list_downs(&g), &packs, threads);
-    return ql_scratch_max(need, ql_batch_scratch(g.chain, list_products(&g), &packs, threads));
+    list_downs(&g);
+    list_products(&g);
+    ql_scratch need = ql_batch_scratch(g.down_chain, g.downs, &packs, threads);
+    return ql_scratch_max(need, ql_batch_scratch(g.chain, g.chains, &packs, threads));
 }
 
 ql_scratch ql_group_scratch(const ql_linear *const *layers, size_t count, size_t m, size_t threads)
@@ -276,12 +277,14 @@ void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, ql_grou
         g.side[i].low = uses[i].h;
         g.y[i] = uses[i].y, g.ldy[i] = uses[i].ldy;
     }
+    list_downs(&g);
+    list_products(&g);
     if (any_adapter(&g)) {
         ql_mark(workers, QL_PART_ADAPTERS);
         go_down(&g, &packs, workers);
     }
     ql_mark(workers, QL_PART_FORWARD);
-    ql_batch_run(g.chain, list_products(&g), &packs, workers);
+    ql_batch_run(g.chain, g.chains, &packs, workers);
 }
 
 /* Of the layers whose products round to bf16, or of those whose do not. */
@@ -312,13 +315,16 @@ void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_gro
     for (size_t i = 0; i < count; i++)
         g.side[i].x = (ql_group_x){uses[i].dy, uses[i].narrow_dy, uses[i].ldy};
     g.y[0] = dx, g.ldy[0] = lddx, g.add = add_dx;
+    list_downs(&g);
+    if (dx)
+        list_products(&g);
     if (any_adapter(&g)) {
         ql_mark(workers, QL_PART_ADAPTERS);
         go_down(&g, &packs, workers);
     }
     if (dx) {
         ql_mark(workers, QL_PART_BACKWARD);
-        ql_batch_run(g.chain, list_products(&g), &packs, workers);
+        ql_batch_run(g.chain, g.chains, &packs, workers);
     }
     if (late) {
         ql_mark(workers, QL_PART_OTHER);

@@ -10,6 +10,7 @@
 
 /* Below so many multiplications, or so many numbers to pack, waking other threads costs more than they help. */
 static const size_t least_products = 1u << 19, least_packed = 1u << 16;
+enum { WIDE_ROWS = 16 }; /* widened at once */
 
 typedef struct part {
     const ql_way *way;
@@ -33,11 +34,6 @@ typedef struct batch {
 static size_t pieces(size_t length, size_t piece)
 {
     return (length + piece - 1) / piece;
-}
-
-static size_t products_of(const ql_product *p)
-{
-    return p->m * ql_product_inputs(p) * ql_product_outputs(p);
 }
 
 /* ---- x in the shared scratch ---- */
@@ -99,8 +95,6 @@ static void widen(batch *b, ql_product *p)
     p->narrow = NULL;
     p->ldx = inputs;
 }
-
-enum { WIDE_ROWS = 16 };
 
 typedef struct packing {
     const ql_packed *first, *end;
@@ -210,6 +204,13 @@ static void settle(batch *b, part *p)
     p->rectangles = p->across * pieces(p->first->m, p->plan.rows ? p->plan.rows : 1);
 }
 
+/* Without workers it is planned only. */
+static void begin(batch *b, ql_packs *packs, ql_workers *workers, size_t threads)
+{
+    b->products = b->parts = 0;
+    b->threads = threads, b->packs = packs, b->workers = workers, b->planning = !workers;
+}
+
 static ql_scratch make(batch *b, const ql_chain *chains, size_t count)
 {
     ql_scratch need = {0};
@@ -226,8 +227,7 @@ static ql_scratch make(batch *b, const ql_chain *chains, size_t count)
 ql_scratch ql_batch_scratch(const ql_chain *chains, size_t count, ql_packs *packs, size_t threads)
 {
     batch b;
-    b.products = b.parts = 0;
-    b.threads = threads, b.packs = packs, b.workers = NULL, b.planning = true;
+    begin(&b, packs, NULL, threads);
     return make(&b, chains, count);
 }
 
@@ -256,7 +256,19 @@ static void add_part(round_of *r, const part *p)
     r->part[i] = p;
     r->rectangles += p->rectangles;
     for (const ql_product *q = p->first; q; q = q->next)
-        r->products += products_of(q);
+        r->products += q->m * ql_product_inputs(q) * ql_product_outputs(q);
+}
+
+/* The rectangle that begins at (row, col), up to row `end` at most. */
+static void compute(const part *p, size_t row, size_t end, size_t col, void *scratch)
+{
+    size_t outputs = ql_product_outputs(p->first);
+    ql_tile t = {row, end - row < p->plan.rows ? end - row : p->plan.rows, col,
+                 outputs - col < p->plan.cols ? outputs - col : p->plan.cols};
+    for (const ql_product *q = p->first; q; q = p->way->chains ? NULL : q->next)
+        ql_way_tile(p->way, q, t, scratch);
+    if (p->then.run)
+        p->then.run(p->then.self, t);
 }
 
 static void compute_rectangle(void *ctx, size_t index, size_t worker)
@@ -266,14 +278,8 @@ static void compute_rectangle(void *ctx, size_t index, size_t worker)
     for (; index >= r->part[i]->rectangles; i++)
         index -= r->part[i]->rectangles;
     const part *p = r->part[i];
-    size_t outputs = ql_product_outputs(p->first), m = p->first->m;
-    ql_tile t = {.row = index / p->across * p->plan.rows, .col = index % p->across * p->plan.cols};
-    t.rows = m - t.row < p->plan.rows ? m - t.row : p->plan.rows;
-    t.cols = outputs - t.col < p->plan.cols ? outputs - t.col : p->plan.cols;
-    for (const ql_product *q = p->first; q; q = p->way->chains ? NULL : q->next)
-        ql_way_tile(p->way, q, t, ql_worker_scratch(r->workers, worker));
-    if (p->then.run)
-        p->then.run(p->then.self, t);
+    compute(p, index / p->across * p->plan.rows, p->first->m, index % p->across * p->plan.cols,
+            ql_worker_scratch(r->workers, worker));
 }
 
 static void run_rounds(const batch *b)
@@ -297,19 +303,98 @@ static bool calls_blas(const batch *b)
     return false;
 }
 
+static void run(batch *b, size_t before)
+{
+    int blas_threads = ql_blas_hold(calls_blas(b));
+    make_packs(b, before);
+    run_rounds(b);
+    ql_blas_release(blas_threads);
+}
+
 void ql_batch_run(const ql_chain *chains, size_t count, ql_packs *packs, ql_workers *workers)
 {
     if (!count || !chains->product->m)
         return;
     batch b;
-    b.products = b.parts = 0;
-    b.threads = ql_workers_count(workers), b.packs = packs, b.workers = workers, b.planning = false;
+    begin(&b, packs, workers, ql_workers_count(workers));
     size_t before = packs->count;
     ql_scratch need = make(&b, chains, count);
     assert(ql_scratch_fits(workers, need));
     (void)need;
-    int blas_threads = ql_blas_hold(calls_blas(&b));
-    make_packs(&b, before);
-    run_rounds(&b);
-    ql_blas_release(blas_threads);
+    run(&b, before);
+}
+
+/* ---- chains before others ---- */
+
+/* Some tokens all the way: their x's packed, the chains, and what others read beside, results of these included, packed. */
+typedef struct all_the_way {
+    const batch *batch;
+    const ql_packed *first, *later, *end;
+    size_t tokens; /* of a task */
+} all_the_way;
+
+static void pack_tokens(const ql_packed *made, const ql_packed *end, size_t row, size_t row_end)
+{
+    for (; made < end; made++) {
+        size_t step = made->way->pack_tokens, blocks = pieces(made->product.m, step);
+        for (size_t block = row / step; block * step < row_end; block++)
+            for (size_t i = block; i < made->plan.packs; i += blocks)
+                ql_way_pack(made->way, &made->product, made->plan, i);
+    }
+}
+
+static void go_all_the_way(void *ctx, size_t index, size_t worker)
+{
+    const all_the_way *all = ctx;
+    const batch *b = all->batch;
+    size_t m = b->product->m, start = index * all->tokens, end = m - start < all->tokens ? m : start + all->tokens;
+    pack_tokens(all->first, all->later, start, end);
+    for (const part *p = b->part; p < b->part + b->parts; p++)
+        for (size_t row = start; row < end; row += p->plan.rows)
+            for (size_t col = 0; col < ql_product_outputs(p->first); col += p->plan.cols)
+                compute(p, row, end, col, ql_worker_scratch(b->workers, worker));
+    pack_tokens(all->later, all->end, start, end);
+}
+
+/* Tokens that every way packs at once; 0: there are some that do not, or others. */
+static size_t packed_at_once(const ql_packed *made, const ql_packed *end)
+{
+    size_t tokens = made < end && made->way ? made->way->pack_tokens : 0;
+    for (; made < end; made++)
+        if (!made->way || made->way->pack_tokens != tokens)
+            return 0;
+    return tokens;
+}
+
+/* Tokens of a task: some tasks for each thread, but few enough tokens for what is packed of them to stay in the cache. */
+static size_t tokens_of_task(size_t block, size_t m, size_t threads)
+{
+    enum { TASKS = 4, MOST = 128 };
+    size_t blocks = pieces(m, block) / (TASKS * threads), most = MOST / block ? MOST / block : 1;
+    return block * (blocks < 1 ? 1 : blocks > most ? most : blocks);
+}
+
+void ql_batch_run_before(const ql_chain *chains, size_t count, const ql_chain *later, size_t later_count,
+                         ql_packs *packs, ql_workers *workers)
+{
+    if (!count || !chains->product->m)
+        return;
+    batch b, others;
+    size_t before = packs->count, threads = ql_workers_count(workers);
+    begin(&b, packs, workers, threads);
+    begin(&others, packs, workers, threads);
+    ql_scratch need = make(&b, chains, count);
+    size_t own = packs->count, bytes = packs->bytes;
+    need = ql_scratch_max(need, make(&others, later, later_count));
+    assert(ql_scratch_fits(workers, need)), (void)need;
+    const ql_packed *first = packs->list + before, *end = packs->list + packs->count;
+    size_t block = packed_at_once(first, end);
+    if (!block) {
+        packs->count = own, packs->bytes = bytes;
+        run(&b, before);
+        return;
+    }
+    all_the_way all = {&b, first, packs->list + own, end, tokens_of_task(block, b.product->m, b.threads)};
+    ql_parallel(b.product->m * ql_product_inputs(b.product) < least_packed ? NULL : workers,
+                pieces(b.product->m, all.tokens), go_all_the_way, &all);
 }

@@ -54,6 +54,11 @@ typedef struct ql_packs {
  * the products of a chain come different ways there is a region for each. */
 void ql_batch_run(const ql_chain *chains, size_t count, ql_packs *packs, ql_workers *workers);
 
+/* The same, of chains whose results are narrow and read by `later`, the next batch, x's of which are packed too: in one
+ * region where all ways pack by tokens. Then ql_batch_run() the later ones. */
+void ql_batch_run_before(const ql_chain *chains, size_t count, const ql_chain *later, size_t later_count,
+                         ql_packs *packs, ql_workers *workers);
+
 /* The scratch of that, what was packed before it included. Reads of a product what ql_product_scratch() reads, its
  * kernel, and by x and ldx which of them are the same: any pointers will do. A batch of fewer tokens may need more than
  * one of more, but only up to QL_BATCH_TURNS: beyond it kernels have but one way, and need less for less. */
