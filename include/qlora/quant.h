@@ -57,7 +57,8 @@ typedef struct ql_format {
 /* NF4, groups of 64, double quantization. */
 QL_API ql_format ql_format_default(void);
 
-/* "nf4", "fp4", "int4", "int8" with group and double_quant, or "none"/"f32", "f16", "bf16".
+/* "nf4", "fp4", "int4", "int8", or "bnb-nf4" and "bnb-fp4" as bitsandbytes lays them out, with group and double_quant;
+ * or "none"/"f32", "f16", "bf16".
  * QL_ERR_ARG names the formats there are. */
 QL_API ql_status ql_format_parse(ql_format *out, const char *name, uint32_t group, bool double_quant, ql_error *err);
 
