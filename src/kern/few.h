@@ -39,6 +39,12 @@ static inline ql_plan ql_few_plan(const ql_product *p, size_t threads)
                      .packed = ql_few_packed(p), .packs = ql_few_padded(p->w) / (2 * QL_BLOCK)};
 }
 
+/* Up to eight tokens; rows are not turned. */
+bool ql_few_avx2_fits(const ql_product *p);
+ql_plan ql_few_avx2_plan(const ql_product *p, size_t threads);
+void ql_few_avx2_pack(const ql_product *p, ql_plan plan, size_t token);
+void ql_few_avx2_tile(const ql_product *p, ql_tile t, void *scratch);
+
 /* bf16: x and W are rounded to bf16; 4-bit codes only. */
 void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index);
 void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, void *scratch);

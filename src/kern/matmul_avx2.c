@@ -4,6 +4,7 @@
 #include "base/cpu.h"
 #include "kern/blocked.h"
 #include "kern/decode.h"
+#include "kern/few.h"
 #include "kern/fill_avx2.h"
 #include "kern/gemv.h"
 #include "kern/ggml_few.h"
@@ -88,6 +89,8 @@ static const ql_blocked blocked = {
     .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .multiply = multiply};
 
 static const ql_way ways[] = {
+    {.fits = ql_few_avx2_fits, .packed = ql_few_packed, .plan = ql_few_avx2_plan,
+     .pack = ql_few_avx2_pack, .tile = ql_few_avx2_tile},
     {.fits = ql_gemv_fits, .packed = ql_gemv_packed, .plan = ql_gemv_plan,
      .pack = ql_gemv_avx2_pack, .tile = ql_gemv_avx2_tile},
     {.fits = ql_ggml_few_fits, .packed = ql_ggml_few_packed, .plan = ql_ggml_few_plan, .tile = ql_ggml_few_avx2},
