@@ -299,7 +299,7 @@ START_TEST(group_is_its_layers)
                                l > 0, drop, apart.work, apart.workers);
         }
         for (size_t j = 0; j < span(m, K); j++) {
-            ck_assert_float_eq_tol(floats(together.dx)[j], floats(apart.dx)[j], kernel->bf16_inputs ? 0.5f : 1e-3f);
+            ck_assert_float_eq_tol(floats(together.dx)[j], floats(apart.dx)[j], (kernel->bf16_inputs ? 0.5f : 1e-3f));
             floats(apart.dx)[j] = floats(together.dx)[j];
         }
         check_same(&together, &apart, kernel->name);
