@@ -19,8 +19,8 @@ static const char help[] =
     "transposed, 4 bits and 8, one token from cache and from memory, the tiers amx, avx512 and avx2, each by the kernel\n"
     "that the library would choose under that cap. A row whose roof moves by more than 15 % is measured up to three\n"
     "times; the steadiest counts. After each part stand geometric means over the shapes beside the goals; a ratio is the\n"
-    "other's time by ours, of the fastest dense product (bf16, or fp32 for avx512 and avx2) and of the fastest other with\n"
-    "4 bits, both found at run time.\n"
+    "other's time by ours where their roofs were alike, of the fastest dense product (bf16, or fp32 for avx512 and\n"
+    "avx2) and of the fastest other with 4 bits, both found at run time.\n"
     "\n"
     "  --shape LIST     NxK (default: issue, the five 2048x2048, 5632x2048, 2048x5632, 4096x4096, 11008x4096)\n"
     "  --threads N      (default: 2)\n"
@@ -77,6 +77,8 @@ static const struct goal {
     {"avx2", true, 512, 0.75, 1},   {"avx2", true, 2048, 0.75, 1},
 };
 
+static const double MOST_ROOF_RATIO = 1.25;
+
 /* Means over shapes of one number of tokens in one direction. */
 typedef struct means {
     size_t shapes, dense_shapes, quantized_shapes;
@@ -114,7 +116,14 @@ typedef struct fastest {
     double dense, quantized;
 } fastest;
 
-static fastest time_others(report *r, bench_case *c, const part *p)
+/* Whether two rows were timed on the same machine, so to speak: neighbours may have taken most of the tiles in one. */
+static bool like_ours(const timing *a, const timing *b)
+{
+    double ratio = a->roof_figure / b->roof_figure;
+    return strcmp(a->roof_name, b->roof_name) != 0 || (ratio > 1 / MOST_ROOF_RATIO && ratio < MOST_ROOF_RATIO);
+}
+
+static fastest time_others(report *r, bench_case *c, const part *p, const timing *ours)
 {
     fastest best = {0};
     for (size_t i = 0; p->beside[i]; i++)
@@ -122,7 +131,7 @@ static fastest time_others(report *r, bench_case *c, const part *p)
             const baseline *b = p->beside[i];
             row line = {.weights = b->weights, .tier = b->name};
             double *kind = b->bits < 16 ? &best.quantized : &best.dense;
-            if (r->found[j] == b && time_row(r, c, &line, (contender){.baseline = b}) &&
+            if (r->found[j] == b && time_row(r, c, &line, (contender){.baseline = b}) && like_ours(&line.t, ours) &&
                 (*kind == 0 || line.t.seconds.median < *kind))
                 *kind = line.t.seconds.median;
         }
@@ -139,7 +148,7 @@ static void time_product(report *r, bench_case *c, const part *p, means *mean)
     double each = ours.t.seconds.median;
     mean->shapes++;
     mean->share += log(ours.t.roof);
-    fastest best = time_others(r, c, p);
+    fastest best = time_others(r, c, p, &ours.t);
     if (best.dense > 0) {
         mean->dense_shapes++;
         mean->dense += log(best.dense / each);
