@@ -6,23 +6,8 @@
 
 #include "gguf_case.h"
 #include "io/json.h"
-#include "model/pass.h"
+#include "model_support.h"
 #include "quant/weight.h"
-#include "support.h"
-
-static ql_workers *workers;
-static ql_error err;
-static const ql_format none = {.code = QL_CODE_F32};
-
-static void setup(void)
-{
-    ck_assert_ok(ql_workers_create(&workers, 2, &err), &err);
-}
-
-static void teardown(void)
-{
-    ql_workers_destroy(workers);
-}
 
 static ql_model *open_model(const char *path, ql_format format)
 {
@@ -38,23 +23,6 @@ static size_t ids_of(const json_t *array, int32_t ids[256])
     for (size_t i = 0; i < count; i++)
         ids[i] = (int32_t)json_integer_value(json_array_get(array, i));
     return count;
-}
-
-/* Mean loss over the next tokens. */
-static double loss_of(const ql_model *model, const int32_t *ids, size_t count)
-{
-    size_t m = count - 1, start[2] = {0, m};
-    uint32_t position[256];
-    for (size_t i = 0; i < m; i++)
-        position[i] = (uint32_t)i;
-    ql_batch batch = {
-        .tokens = m, .sequences = 1, .ids = ids, .target = ids + 1, .position = position, .start = start};
-    ql_pass pass = {0};
-    ql_loss_sum loss;
-    ck_assert_ok(ql_pass_init(&pass, model, m, m, (ql_pass_kind){0}, workers, &err), &err);
-    ck_assert_ok(ql_pass_run(&pass, &batch, 0, NULL, NULL, &loss, workers, &err), &err);
-    ql_pass_free(&pass);
-    return loss.sum / (double)loss.count;
 }
 
 /* The logits after ids[count], to be freed. */

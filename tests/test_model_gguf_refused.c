@@ -3,21 +3,7 @@
 #include <string.h>
 
 #include "gguf_case.h"
-#include "support.h"
-
-static ql_workers *workers;
-static ql_error err;
-static const ql_format none = {.code = QL_CODE_F32};
-
-static void setup(void)
-{
-    ck_assert_ok(ql_workers_create(&workers, 2, &err), &err);
-}
-
-static void teardown(void)
-{
-    ql_workers_destroy(workers);
-}
+#include "model_support.h"
 
 static const ql_model_config small = {.arch = QL_ARCH_LLAMA,
                                       .vocab_size = 40,

@@ -8,8 +8,8 @@
 #include "io/json.h"
 #include "io/path.h"
 #include "model/model.h"
-#include "qlora/train.h"
 #include "support.h"
+#include "train_case.h"
 
 static ql_error err;
 
@@ -32,22 +32,10 @@ enum { NOTHING = 0, PRODUCTS = 1, WAITING = 2 };
 static double train_some(float *masters, size_t count, size_t threads, size_t recompute, unsigned bf16, ql_arch arch)
 {
     double loss = 0;
-    const ql_model_config config = {
-        .arch = arch,
-        .vocab_size = 97,
-        .hidden_size = 72,
-        .intermediate_size = 100,
-        .layers = 3,
-        .heads = 6,
-        .kv_heads = 2,
-        .head_dim = 12,
-        .max_positions = 64,
-        .rms_norm_eps = 1e-6,
-        .rope_theta = 1e4,
-        .tied = arch == QL_ARCH_QWEN2,
-        .qkv_bias = arch == QL_ARCH_QWEN2,
-        .qk_norm = arch == QL_ARCH_QWEN3,
-    };
+    ql_model_config config = train_setup_defaults().config;
+    config.arch = arch;
+    config.tied = config.qkv_bias = arch == QL_ARCH_QWEN2;
+    config.qk_norm = arch == QL_ARCH_QWEN3;
     int32_t ids[40];
     uint8_t learn[40];
     ql_sample samples[7];
