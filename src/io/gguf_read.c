@@ -81,7 +81,7 @@ static ql_status skip(reader *r, uint64_t bytes, const char *what)
 
 static ql_status skip_string(reader *r, const char *what)
 {
-    uint64_t length;
+    uint64_t length = 0;
     ql_status status = take_u64(r, &length, what);
     return status == QL_OK ? skip(r, length, what) : status;
 }
@@ -89,7 +89,7 @@ static ql_status skip_string(reader *r, const char *what)
 /* A key or the name of a tensor, as a C string of its own. */
 static ql_status take_name(reader *r, char **out, const char *what)
 {
-    uint64_t length;
+    uint64_t length = 0;
     size_t start = r->at;
     ql_status status = take_u64(r, &length, what);
     if (status == QL_OK && length > MAX_NAME)
@@ -115,7 +115,7 @@ static ql_status take_name(reader *r, char **out, const char *what)
 
 static ql_status take_type(reader *r, const char *key, ql_gguf_type *out)
 {
-    uint32_t type;
+    uint32_t type = 0;
     ql_status status = take_u32(r, &type, "the type of a metadata value");
     if (status == QL_OK && type >= QL_GGUF_TYPES)
         return ql_fail(r->err, QL_ERR_FORMAT, "%s: metadata %.200s has the unknown type %u", r->path, key, type);
@@ -157,7 +157,7 @@ static ql_status take_value(reader *r, ql_gguf_value *value)
         status = take_type(r, value->key, &value->type);
     if (status != QL_OK || value->type != QL_GGUF_ARRAY)
         return status == QL_OK ? take_elements(r, value, value->type, 1) : status;
-    uint64_t count;
+    uint64_t count = 0;
     status = take_type(r, value->key, &value->element);
     if (status == QL_OK && value->element == QL_GGUF_ARRAY)
         return ql_fail(r->err, QL_ERR_UNSUPPORTED, "%s: metadata %.200s is an array of arrays", r->path, value->key);
@@ -221,7 +221,7 @@ static ql_status set_type(const reader *r, ql_tensor *tensor, uint32_t type)
 /* Leaves the offset in the data where the pointer will be. */
 static ql_status take_info(reader *r, ql_tensor *tensor, size_t alignment, uint64_t *offset)
 {
-    uint32_t dims, type;
+    uint32_t dims = 0, type = 0;
     char *name = NULL;
     tensor->file = r->path;
     ql_status status = take_name(r, &name, "the name of a tensor");
@@ -235,7 +235,7 @@ static ql_status take_info(reader *r, ql_tensor *tensor, size_t alignment, uint6
                        dims, MAX_DIMS);
     tensor->ndim = dims;
     for (size_t i = dims; i-- > 0 && status == QL_OK;) {
-        uint64_t length;
+        uint64_t length = 0;
         status = take_u64(r, &length, name);
         if (status == QL_OK && length > INT64_MAX)
             return ql_fail(r->err, QL_ERR_FORMAT, "%s: tensor %.200s: a dimension of %ju", r->path, name,
@@ -338,8 +338,8 @@ static ql_status find_alignment(const ql_gguf *gguf, size_t *alignment, ql_error
 
 static ql_status read_file(reader *r, ql_gguf *gguf, ql_tensor **tensors, size_t *count)
 {
-    uint32_t magic, version;
-    uint64_t tensor_count, value_count;
+    uint32_t magic = 0, version = 0;
+    uint64_t tensor_count = 0, value_count = 0;
     size_t alignment = 0;
     ql_status status = take_u32(r, &magic, "the magic number");
     if (status == QL_OK)

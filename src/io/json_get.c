@@ -125,7 +125,7 @@ ql_status ql_json_get_int(const ql_json_at *object, const char *key, ql_json_nee
 static ql_status take_size(const ql_json_at *at, size_t min, size_t max, size_t *out, ql_error *err)
 {
     assert(max <= INT64_MAX);
-    int64_t value;
+    int64_t value = 0;
     ql_status status = take_integer(at, (int64_t)min, (int64_t)max, &value, err);
     if (status == QL_OK)
         *out = (size_t)value;
