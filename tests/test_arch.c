@@ -8,7 +8,6 @@
 #include "arch_case.h"
 #include "base/cpu.h"
 #include "chain_case.h"
-#include "lora/outer.h"
 #include "model/pass.h"
 #include "quant/weight.h"
 #include "support.h"
@@ -154,14 +153,21 @@ static void use_kernel(const arch_case *c, const ql_matmul_kernel *kernel)
 }
 
 /* Where layers read their inputs in bf16, norms, the MLP's activation and its gradients are made in it: nothing
- * changes, as the layers would round them. But the gradients of adapters, which not every processor rounds. */
+ * changes, as the layers would round them, but for the gradients of adapters, which not every processor rounds, and,
+ * where an instruction rounds (the second half of the tests), for a sigmoid that is off by 3e-6. */
 START_TEST(inputs_in_bf16_are_those_rounded)
 {
     static const ql_pass_kind kinds_of_pass[] = {
         {0}, {true, false, 0}, {true, false, SIZE_MAX}, {true, true, 0}, {true, true, 1}};
-    bool rounds = ql_outer_select(ql_cpu_features(), true)->bf16_inputs;
+    bool exactly = _i < NAMES;
     arch_case c;
-    arch_case_open(&c, names[_i], "config", none);
+    if (exactly)
+        setenv("QLORA_ISA", "avx512", 1);
+    arch_case_open(&c, names[_i % NAMES], "config", none);
+    if (exactly && (ql_cpu_features() & QL_CPU_AVX512_BF16)) {
+        printf("skipped: this process runs with instructions for bf16 already\n");
+        exactly = false;
+    }
     size_t count = c.model->adapters->count;
     float *grad = malloc(count * sizeof *grad), losses[2][64];
     for (size_t kind = 0; kind < sizeof kinds_of_pass / sizeof *kinds_of_pass; kind++) {
@@ -170,15 +176,16 @@ START_TEST(inputs_in_bf16_are_those_rounded)
         memcpy(grad, c.model->adapters->grad, count * sizeof *grad);
         use_kernel(&c, &chain_reads_kernel);
         train(&c, kinds_of_pass[kind], losses[1]);
-        ck_assert_mem_eq(losses[0], losses[1], (c.count - 1) * sizeof(float));
+        if (exactly)
+            ck_assert_mem_eq(losses[0], losses[1], (c.count - 1) * sizeof(float));
+        for (size_t i = 0; i + 1 < c.count; i++)
+            ck_assert(fabsf(losses[0][i] - losses[1][i]) <= 0.03f);
         float largest = 0;
         for (size_t i = 0; i < count; i++)
             largest = fmaxf(largest, fabsf(grad[i]));
         ck_assert(!kinds_of_pass[kind].backward || largest > 0);
-        if (rounds)
-            ck_assert_mem_eq(grad, c.model->adapters->grad, count * sizeof *grad);
         for (size_t i = 0; i < count; i++)
-            ck_assert(fabsf(c.model->adapters->grad[i] - grad[i]) <= 0.01f * largest);
+            ck_assert(fabsf(c.model->adapters->grad[i] - grad[i]) <= (exactly ? 0.005f : 0.02f) * largest);
     }
     free(grad);
     arch_case_close(&c);
@@ -244,7 +251,7 @@ int main(void)
     TCase *tests = tcase_create("arch");
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, agrees_with_transformers, 0, NAMES);
-    tcase_add_loop_test(tests, inputs_in_bf16_are_those_rounded, 0, NAMES);
+    tcase_add_loop_test(tests, inputs_in_bf16_are_those_rounded, 0, 2 * NAMES);
     tcase_add_loop_test(tests, gguf_blocks_agree_with_transformers, 0, GGUF_NAMES);
     tcase_add_loop_test(tests, plans_are_exact, 0, NAMES);
     tcase_add_test(tests, parts_of_fused_layers_are_no_targets);

@@ -84,11 +84,22 @@ static void rotate(size_t half, const float *cos, const float *sin, bool inverse
 
 /* Each unit is f(g) = g s. SwiGLU: s = 1 / (1 + exp(-g)), and f'(g) = s (1 + g (1 - s)). GEGLU, gelu by tanh:
  * s = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (g + 0.044715 g^3), and f'(g) = s (1 + g (1 - s) 2 u'). */
-INLINE vf share_of(ql_glu glu, vf g)
+INLINE vf share_of(ql_glu glu, vf g, bool rough)
 {
-    if (glu == QL_SWIGLU)
-        return vsigmoid(g);
-    return vsigmoid(vset(1.5957691f) * g * vfma(g * g, vset(0.044715f), vset(1)));
+    if (glu == QL_GEGLU)
+        g = vset(1.5957691f) * g * vfma(g * g, vset(0.044715f), vset(1));
+    return rough ? vsigmoid_rough(g) : vsigmoid(g);
+}
+
+/* What goes to bf16 by its instruction need not be as exact as fp32. */
+INLINE bool rough_for(ql_either out)
+{
+#ifdef __AVX512BF16__
+    return out.narrow != NULL;
+#else
+    (void)out;
+    return false;
+#endif
 }
 
 INLINE vf slope_of(ql_glu glu, vf g, vf s)
@@ -107,7 +118,7 @@ INLINE void glu_forward(ql_glu glu, size_t d, const ql_glu_row *in, ql_either ac
             vput_narrow(waiting.gate + i, g, d - i);
             vput_narrow(waiting.up + i, u, d - i);
         }
-        vput_either(act, g * share_of(glu, g) * u, i, d);
+        vput_either(act, g * share_of(glu, g, rough_for(act)) * u, i, d);
     }
 }
 
@@ -115,7 +126,7 @@ INLINE void glu_backward(ql_glu glu, size_t d, const ql_glu_row *in, const float
 {
     for (size_t i = 0; i < d; i += VN) {
         vf g = vget_either(in->gate, in->narrow_gate, i, d), u = vget_either(in->up, in->narrow_up, i, d);
-        vf dy = vget(dact + i, d - i), s = share_of(glu, g), f = g * s;
+        vf dy = vget(dact + i, d - i), s = share_of(glu, g, rough_for(out->dgate)), f = g * s;
         vput_either(out->dgate, dy * u * slope_of(glu, g, s), i, d);
         vput_either(out->dup, dy * f, i, d);
         if (out->act.wide || out->act.narrow)
