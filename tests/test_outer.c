@@ -171,9 +171,10 @@ START_TEST(narrow_x_is_x)
     const ql_outer_kernel *kernel = kernel_at(_i);
     for (size_t i = 0; kernel && i < TOKENS * RANKS * WIDTHS; i++) {
         size_t m = tokens[i % TOKENS], r = ranks[i / TOKENS % RANKS], cols = widths[i / TOKENS / RANKS];
-        outer_case wide = make_case(m, r, cols, i % 2, i / 2 % 2, false), c = make_case(m, r, cols, i % 2, i / 2 % 2, false);
+        bool turned = i % 2, low = i / 2 % 2;
+        outer_case wide = make_case(m, r, cols, turned, low, false), c = make_case(m, r, cols, turned, low, false);
         size_t count = (m - 1) * c.outer.ldx + cols;
-        guarded narrow = guarded_new(count * sizeof(uint16_t), i / 2 % 2);
+        guarded narrow = guarded_new(count * sizeof(uint16_t), low);
         uint16_t *bits = (uint16_t *)(void *)narrow.data;
         for (size_t j = 0; j < count; j++) {
             bits[j] = ql_f32_to_bf16(c.outer.x[j]);

@@ -225,15 +225,15 @@ bool ql_linears_take_bf16(const ql_linear *const *layers, size_t count, size_t m
     return ql_group_takes_bf16(layers, count, m);
 }
 
-void ql_linears_forward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx, float *work,
-                             ql_workers *workers)
+void ql_linears_forward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
+                             float *work, ql_workers *workers)
 {
     assert(!one_by_one(uses, count));
     ql_group_forward(uses, count, m, (ql_group_x){.narrow = x, .ld = ldx}, work, workers);
 }
 
-void ql_linears_backward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx, float *dx,
-                              size_t lddx, bool add_dx, float *work, ql_workers *workers)
+void ql_linears_backward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
+                              float *dx, size_t lddx, bool add_dx, float *work, ql_workers *workers)
 {
     assert(!one_by_one(uses, count));
     ql_group_backward(uses, count, m, (ql_group_x){.narrow = x, .ld = ldx}, dx, lddx, add_dx, NULL, work, workers);
