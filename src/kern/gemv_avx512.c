@@ -4,7 +4,7 @@
 
 #include "kern/scales_avx512.h"
 
-/* A row of W is one stream of 128-column units, prefetched AHEAD bytes before they are needed. */
+/* A row of W is one stream of 128-column units, prefetched AHEAD bytes before they are needed, dense ones half of that. */
 enum { UNIT = 128, AT_ONCE = 4, LANES = 16, AHEAD = 16384 };
 
 /* Puts x in the order in which the codes come out of a unit, and zeros where W is padded. A 4-bit unit
@@ -119,19 +119,31 @@ static inline __attribute__((always_inline)) void piece_other(__m512 sums[AT_ONC
     }
 }
 
+/* Two sums a token, in turn: one would be a chain of steps that wait for each other. */
 static inline __attribute__((always_inline)) void row_other(__m512 sums[AT_ONCE], size_t tokens, const ql_wview *w,
                                                             ql_code code, size_t bits, const char *line,
                                                             const float *scales, const float *x, size_t ldx)
 {
+    enum { PIECE = 2 * LANES };
     const unsigned shift = code == QL_CODE_INT8 ? (unsigned)__builtin_ctz(w->format.group) : 0;
-    for (size_t at = 0; at < w->k; at += UNIT) {
+    const size_t k = w->k, ahead = code == QL_CODE_INT8 ? AHEAD : AHEAD / 2;
+    __m512 others[AT_ONCE] = {0};
+    size_t at = 0;
+    for (; at + UNIT <= k; at += UNIT) {
 #pragma GCC unroll 8
-        for (size_t ahead = 0; ahead < UNIT * bits / 8; ahead += 64)
-            _mm_prefetch(line + at * bits / 8 + AHEAD + ahead, _MM_HINT_T0);
-        for (size_t i = at; i < at + UNIT && i < w->k; i += 2 * LANES)
-            piece_other(sums, tokens, code, line + i * bits / 8, w->k - i, x + i, ldx,
-                        code == QL_CODE_INT8 ? scales[i >> shift] : 1);
+        for (size_t i = 0; i < UNIT * bits / 8; i += 64)
+            _mm_prefetch(line + at * bits / 8 + ahead + i, _MM_HINT_T0);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < UNIT; i += PIECE)
+            piece_other(i / PIECE % 2 ? others : sums, tokens, code, line + (at + i) * bits / 8, PIECE, x + at + i,
+                        ldx, code == QL_CODE_INT8 ? scales[(at + i) >> shift] : 1);
     }
+    for (; at < k; at += PIECE)
+        piece_other(sums, tokens, code, line + at * bits / 8, k - at, x + at, ldx,
+                    code == QL_CODE_INT8 ? scales[at >> shift] : 1);
+#pragma GCC unroll 4
+    for (size_t t = 0; t < tokens; t++)
+        sums[t] = _mm512_add_ps(sums[t], others[t]);
 }
 
 /* One row against some tokens; the code, its bits and the tokens are constants where it is inlined. */
