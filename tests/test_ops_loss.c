@@ -49,7 +49,7 @@ static ql_loss loss_of(const problem *p, float grad_scale)
 
 static ql_loss_sum run(const problem *p, const ql_loss *loss, size_t threads)
 {
-    ql_workers *workers = make_workers(threads, ql_loss_scratch(p->head, p->m, threads));
+    ql_workers *workers = make_workers(threads, ql_loss_scratch(p->head, p->m));
     ql_loss_sum sum = ql_loss_run(loss, p->buffer, workers);
     ql_workers_destroy(workers);
     return sum;

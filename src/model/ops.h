@@ -207,7 +207,7 @@ typedef struct ql_loss_sum {
 /* Bytes of `buffer` (aligned to 64) for up to m tokens, less without a gradient. Logits have no place there: they live in
  * the workers' scratch, some hundreds of words of some hundreds of tokens at a time. */
 size_t ql_loss_buffer_bytes(const ql_weight *head, size_t m, bool gradient);
-ql_scratch ql_loss_scratch(const ql_weight *head, size_t m, size_t threads);
+ql_scratch ql_loss_scratch(const ql_weight *head, size_t m);
 ql_loss_sum ql_loss_run(const ql_loss *loss, void *buffer, ql_workers *workers);
 
 #endif

@@ -62,9 +62,9 @@ size_t ql_loss_buffer_bytes(const ql_weight *head, size_t m, bool gradient)
     return arena.used;
 }
 
-ql_scratch ql_loss_scratch(const ql_weight *head, size_t m, size_t threads)
+ql_scratch ql_loss_scratch(const ql_weight *head, size_t m)
 {
-    ql_scratch need = ql_sweep_scratch(head, chunk_rows(head, m), threads);
+    ql_scratch need = ql_sweep_scratch(head, chunk_rows(head, m));
     return ql_scratch_max(need, (ql_scratch){.worker = ql_weight_cols(head) * sizeof(float)}); /* of a row of it */
 }
 

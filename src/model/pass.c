@@ -178,7 +178,7 @@ static ql_scratch scratch_needed(const ql_pass *pass, size_t threads, size_t *wo
     const ql_model *model = pass->model;
     ql_attention attention = ql_model_attention(model, 0, 0, NULL);
     ql_scratch need = ql_attention_scratch(&attention, pass->capacity, pass->kind.backward);
-    need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity, threads));
+    need = ql_scratch_max(need, ql_loss_scratch(model->head, pass->capacity));
     *work = 0;
     ql_block_size size = {pass->capacity, threads, (float)model->lora.dropout};
     ql_blocks_need(model->blocks, model->config.layers, &size, &need, work);

@@ -9,6 +9,8 @@
  * in the second-level cache. */
 enum { BLOCK = 256 };
 
+static const size_t least_products = 1u << 19; /* below, waking other threads costs more than they help */
+
 static size_t pieces(size_t length, size_t piece)
 {
     return (length + piece - 1) / piece;
@@ -98,12 +100,11 @@ static desk carve(ql_arena *arena, const ql_weight *w, size_t m)
     return d;
 }
 
-ql_scratch ql_sweep_scratch(const ql_weight *w, size_t m, size_t threads)
+ql_scratch ql_sweep_scratch(const ql_weight *w, size_t m)
 {
     ql_wview block = view_rows(&w->view, 0, block_rows(&w->view));
     ql_product first = first_product(&block, m);
     ql_arena arena = {0};
-    (void)threads;
     carve(&arena, w, m);
     return (ql_scratch){.shared = ql_kernel_plan(w->kernel, &first, 1).packed, .worker = arena.used};
 }
@@ -199,7 +200,7 @@ void ql_sweep_run(const ql_sweep *sweep, ql_workers *workers)
     const ql_weight *w = sweep->w;
     if (sweep->m == 0)
         return;
-    assert(ql_scratch_fits(workers, ql_sweep_scratch(w, sweep->m, ql_workers_count(workers))));
+    assert(ql_scratch_fits(workers, ql_sweep_scratch(w, sweep->m)));
     ql_wview block = view_rows(&w->view, 0, block_rows(&w->view));
     job j = {.sweep = sweep, .first = first_product(&block, sweep->m), .workers = workers};
     j.first.x = sweep->x;
@@ -208,7 +209,8 @@ void ql_sweep_run(const ql_sweep *sweep, ql_workers *workers)
     j.way = ql_way_of(w->kernel, &j.first);
     j.plan = ql_kernel_plan(w->kernel, &j.first, 1);
     int blas_threads = ql_blas_hold(w->kernel->blas);
-    ql_parallel(workers, j.plan.packs, pack_piece, &j);
-    ql_parallel(workers, ql_sweep_parts(w), run_part, &j);
+    ql_workers *several = sweep->m * w->view.n * w->view.k < least_products ? NULL : workers;
+    ql_parallel(several, j.plan.packs, pack_piece, &j);
+    ql_parallel(several, ql_sweep_parts(w), run_part, &j);
     ql_blas_release(blas_threads);
 }

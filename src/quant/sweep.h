@@ -24,7 +24,7 @@ typedef struct ql_sweep {
 size_t ql_sweep_parts(const ql_weight *w);
 size_t ql_sweep_block(const ql_weight *w); /* rows of W at a time: 256, but all where scales cannot be cut there */
 
-ql_scratch ql_sweep_scratch(const ql_weight *w, size_t m, size_t threads);
+ql_scratch ql_sweep_scratch(const ql_weight *w, size_t m);
 void ql_sweep_run(const ql_sweep *sweep, ql_workers *workers);
 
 #endif
