@@ -52,13 +52,9 @@ static bool same_x(const ql_product *a, const ql_product *b)
 static bool serves(const ql_packed *made, const ql_way *way, const ql_product *p, ql_plan plan, bool planning)
 {
     const ql_product *q = &made->product;
-    if (made->way != way || !same_x(q, p))
+    if (made->way != way || !same_x(q, p) || (way && q->transposed != p->transposed))
         return false;
-    if (!way)
-        return true;
-    if (q->transposed != p->transposed)
-        return false;
-    if (way->packs_alike)
+    if (!way || way->packs_alike)
         return true;
     if (made->plan.rows != plan.rows)
         return false;
@@ -86,9 +82,8 @@ static void *find_or_add(batch *b, const ql_way *way, const ql_product *p, ql_pl
 /* x in bf16, for kernels that do not read it so, is widened. */
 static void widen(batch *b, ql_product *p)
 {
-    const ql_matmul_kernel *kernel = p->kernel;
     size_t inputs = ql_product_inputs(p);
-    if (!p->narrow || (!b->planning && kernel->reads_narrow && kernel->reads_narrow(p)))
+    if (!p->narrow || (!b->planning && p->kernel->reads_narrow && p->kernel->reads_narrow(p)))
         return;
     const void *wide = find_or_add(b, NULL, p, (ql_plan){0}, p->m * inputs * sizeof(float));
     p->x = b->planning ? (const void *)p->narrow : wide; /* which still tells it from others */
@@ -366,12 +361,13 @@ static size_t packed_at_once(const ql_packed *made, const ql_packed *end)
     return tokens;
 }
 
-/* Tokens of a task: some tasks for each thread, but few enough tokens for what is packed of them to stay in the cache. */
-static size_t tokens_of_task(size_t block, size_t m, size_t threads)
+/* Tokens of a task, of `bytes` of packed x in all: as many as leave each thread two tasks, for each decodes the weights
+ * anew, but what is packed of them stays in a second-level cache. */
+static size_t tokens_of_task(size_t block, size_t m, size_t bytes, size_t threads)
 {
-    enum { TASKS = 4, MOST = 128 };
-    size_t blocks = pieces(m, block) / (TASKS * threads), most = MOST / block ? MOST / block : 1;
-    return block * (blocks < 1 ? 1 : blocks > most ? most : blocks);
+    size_t blocks = pieces(m, block) / (2 * threads), most = ((size_t)1 << 20) / (bytes / pieces(m, block) + 1);
+    blocks = blocks < most ? blocks : most;
+    return block * (blocks ? blocks : 1);
 }
 
 void ql_batch_run_before(const ql_chain *chains, size_t count, const ql_chain *later, size_t later_count,
@@ -394,7 +390,7 @@ void ql_batch_run_before(const ql_chain *chains, size_t count, const ql_chain *l
         run(&b, before);
         return;
     }
-    all_the_way all = {&b, first, packs->list + own, end, tokens_of_task(block, b.product->m, b.threads)};
+    all_the_way all = {&b, first, packs->list + own, end, tokens_of_task(block, b.product->m, bytes, b.threads)};
     ql_parallel(b.product->m * ql_product_inputs(b.product) < least_packed ? NULL : workers,
                 pieces(b.product->m, all.tokens), go_all_the_way, &all);
 }
