@@ -98,8 +98,9 @@ static void norms_backward(const arrays *x)
 static void rope(const arrays *x)
 {
     const model *m = x->model;
-    ql_rope_rotate(&x->rope, x->m, x->position, m->heads, x->a, m->heads * m->head_dim, false, NULL);
-    ql_rope_rotate(&x->rope, x->m, x->position, m->kv_heads, x->b, m->kv_heads * m->head_dim, false, NULL);
+    const ql_heads heads[] = {{.heads = m->heads, .x = x->a, .ld = m->heads * m->head_dim},
+                              {.heads = m->kv_heads, .x = x->b, .ld = m->kv_heads * m->head_dim}};
+    ql_heads_forward(&x->rope, m->head_dim, 0, x->m, x->position, heads, 2, NULL);
 }
 
 static void swiglu(const arrays *x)

@@ -299,8 +299,9 @@ START_TEST(rope_turns_pairs_and_back)
         size_t bytes = ((TOKENS - 1) * ld + cols) * sizeof *x;
         memcpy(y, x, bytes);
         memcpy(one, x, bytes);
-        ql_rope_rotate(&rope, TOKENS, position, HEADS, y, ld, false, workers);
-        ql_rope_rotate(&rope, TOKENS, position, HEADS, one, ld, false, NULL);
+        const ql_heads heads[] = {{.heads = HEADS, .x = y, .ld = ld}, {.heads = HEADS, .x = one, .ld = ld}};
+        ql_heads_forward(&rope, hd, 0, TOKENS, position, &heads[0], 1, workers);
+        ql_heads_forward(&rope, hd, 0, TOKENS, position, &heads[1], 1, NULL);
         ck_assert_mem_eq(y, one, bytes);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < cols; i++) {
@@ -313,13 +314,53 @@ START_TEST(rope_turns_pairs_and_back)
                 assert_near(y[t * ld + i], want, 8 * unit, "rope, head_dim %zu, token %zu, %zu", hd, t, i);
             }
         /* The turn is orthogonal, so its transpose, the backward pass, is its inverse. */
-        ql_rope_rotate(&rope, TOKENS, position, HEADS, y, ld, true, workers);
+        ql_heads_backward(&rope, hd, TOKENS, position, heads, 1, workers);
         for (size_t t = 0; t < TOKENS; t++)
             for (size_t i = 0; i < cols; i++)
                 assert_near(y[t * ld + i], x[t * ld + i], 12 * unit, "rope back, head_dim %zu", hd);
         assert_gaps_untouched(y, TOKENS, cols, ld);
         ql_workers_destroy(workers);
     }
+}
+END_TEST
+
+/* Norm and turn in one, of two arrays at once, as the operations one by one, forward and back. */
+START_TEST(heads_are_normed_and_turned)
+{
+    if (!use_tier(_i))
+        return;
+    enum { HD = 20, HEADS = 3, LD = HEADS * HD + GAP, N = (TOKENS - 1) * LD + HEADS * HD };
+    ql_rope rope = {TOKENS, HD / 2, HD, guarded(TOKENS * HD / 2), guarded(TOKENS * HD / 2)};
+    ql_workers *workers = make_workers(3, (ql_scratch){0});
+    ql_rope_fill(&rope, &(ql_rope_config){.head_dim = HD, .theta = 10000}, workers);
+    uint32_t position[TOKENS];
+    for (size_t t = 0; t < TOKENS; t++)
+        position[t] = (uint32_t)(t * 7 % TOKENS);
+    float *raw = random_matrix(TOKENS, HEADS * HD, LD), *w = random_matrix(1, HD, HD);
+    float *x[2] = {empty_matrix(TOKENS, HEADS * HD, LD), random_matrix(TOKENS, HEADS * HD, LD)};
+    float *want[2] = {empty_matrix(TOKENS, HEADS * HD, LD), empty_matrix(TOKENS, HEADS * HD, LD)};
+    float *rstd = guarded(TOKENS * HEADS), *want_rstd = guarded(TOKENS * HEADS);
+    ql_rmsnorm norm = {HEADS, HD, w, 1e-5f};
+    memcpy(want[1], x[1], N * sizeof(float));
+    const ql_heads turns[] = {{.heads = HEADS, .x = want[0], .ld = LD}, {.heads = HEADS, .x = want[1], .ld = LD}};
+    const ql_heads heads[] = {{HEADS, x[0], LD, raw, w, rstd}, {.heads = HEADS, .x = x[1], .ld = LD}};
+    ql_rmsnorm_forward(&norm, TOKENS, raw, LD, want[0], LD, want_rstd, NULL);
+    for (int i = 0; i < 2; i++)
+        ql_heads_forward(&rope, HD, 0, TOKENS, position, &turns[i], 1, NULL);
+    ql_heads_forward(&rope, HD, 1e-5f, TOKENS, position, heads, 2, workers);
+    for (int back = 0; back < 2; back++) {
+        for (size_t i = 0; i < N; i++)
+            for (int k = 0; k < 2; k++)
+                ck_assert(i % LD >= HEADS * HD || x[k][i] == want[k][i]);
+        ck_assert_mem_eq(rstd, want_rstd, TOKENS * HEADS * sizeof *rstd);
+        if (back)
+            break;
+        for (int i = 0; i < 2; i++)
+            ql_heads_backward(&rope, HD, TOKENS, position, &turns[i], 1, NULL);
+        ql_rmsnorm_backward(&norm, TOKENS, raw, LD, rstd, want[0], LD, want[0], LD, false, NULL);
+        ql_heads_backward(&rope, HD, TOKENS, position, heads, 2, workers);
+    }
+    ql_workers_destroy(workers);
 }
 END_TEST
 
@@ -481,6 +522,7 @@ int main(void)
     tcase_add_loop_test(tests, norm_matches_double_and_its_differences, 0, TIERS);
     tcase_add_loop_test(tests, norm_in_place_and_on_any_threads, 0, TIERS);
     tcase_add_test(tests, llama3_frequencies_blend);
+    tcase_add_loop_test(tests, heads_are_normed_and_turned, 0, TIERS);
     tcase_add_loop_test(tests, rope_turns_pairs_and_back, 0, TIERS);
     tcase_add_loop_test(tests, glu_matches_double_and_its_differences, 0, QL_GLUS * TIERS);
     tcase_add_loop_test(tests, soft_caps_match_double, 0, TIERS);

@@ -204,31 +204,32 @@ static const ql_rope *rope_of(const ql_block_call *call)
                                                                              : &call->pass->rope;
 }
 
-/* Norm (Qwen3, Gemma 3) and rope of the heads in raw, into turned. */
-static void turn_heads(const ql_block_call *call, const float *w, size_t heads, size_t ld, const float *raw, float *rstd,
-                       float *turned)
+/* The norm (Qwen3, Gemma 3) and rope of q and k: of these themselves, or of their gradients. */
+static void list_heads(const ql_block_call *call, const ql_saved *saved, float *q, float *k, ql_heads heads[2])
 {
-    size_t hd = call->model->config.head_dim;
-    const ql_rope *rope = rope_of(call);
-    if (w) {
-        ql_rmsnorm norm = norm_of(call->model, w, heads, hd);
-        ql_rmsnorm_forward(&norm, call->m, raw, ld, turned, ld, rstd, call->workers);
-    }
-    if (rope)
-        ql_rope_rotate(rope, call->m, call->position, heads, turned, ld, false, call->workers);
+    const ql_block *block = &call->model->blocks[call->index];
+    const ql_model_config *c = &call->model->config;
+    heads[0] = (ql_heads){c->heads, q, ql_ldq(c), saved->q_raw, block->q_norm, saved->rstd_q};
+    heads[1] = (ql_heads){c->kv_heads, k, ql_ldkv(c), saved->k_raw, block->k_norm, saved->rstd_k};
 }
 
-static void turn_heads_back(const ql_block_call *call, const float *w, size_t heads, size_t ld, const float *raw,
-                            const float *rstd, float *grad)
+static void turn_heads(const ql_block_call *call, const ql_saved *saved)
 {
-    size_t hd = call->model->config.head_dim;
+    const ql_model_config *c = &call->model->config;
     const ql_rope *rope = rope_of(call);
-    if (rope)
-        ql_rope_rotate(rope, call->m, call->position, heads, grad, ld, true, call->workers);
-    if (w) {
-        ql_rmsnorm norm = norm_of(call->model, w, heads, hd);
-        ql_rmsnorm_backward(&norm, call->m, raw, ld, rstd, grad, ld, grad, ld, false, call->workers);
-    }
+    ql_heads heads[2];
+    list_heads(call, saved, saved->q, saved->k, heads);
+    if (rope || heads[0].w || heads[1].w)
+        ql_heads_forward(rope, c->head_dim, (float)c->rms_norm_eps, call->m, call->position, heads, 2, call->workers);
+}
+
+static void turn_heads_back(const ql_block_call *call, const ql_saved *saved)
+{
+    const ql_rope *rope = rope_of(call);
+    ql_heads heads[2];
+    list_heads(call, saved, call->pass->dq, call->pass->dk, heads);
+    if (rope || heads[0].w || heads[1].w)
+        ql_heads_backward(rope, call->model->config.head_dim, call->m, call->position, heads, 2, call->workers);
 }
 
 /* ---- the block ---- */
@@ -257,12 +258,10 @@ float ql_embedding_scale(const ql_model_config *c)
 void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
-    const ql_model_config *c = &call->model->config;
     ql_either norm = buffer_for(call, QL_Q, WITH_Q, call->pass->norm);
     block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow, norm);
     linear(call, QL_Q, WITH_Q, norm, saved, (float *const[]){saved->q_raw, saved->k_raw, saved->v});
-    turn_heads(call, block->q_norm, c->heads, ql_ldq(c), saved->q_raw, saved->rstd_q, saved->q);
-    turn_heads(call, block->k_norm, c->kv_heads, ql_ldkv(c), saved->k_raw, saved->rstd_k, saved->k);
+    turn_heads(call, saved);
 }
 
 static ql_glu glu_of(const ql_block_call *call)
@@ -410,8 +409,7 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     ql_mark(call->workers, QL_PART_ATTENTION);
     ql_attention_backward(attention, &grads, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
-    turn_heads_back(call, block->q_norm, c->heads, ldq, saved->q_raw, saved->rstd_q, pass->dq);
-    turn_heads_back(call, block->k_norm, c->kv_heads, ldkv, saved->k_raw, saved->rstd_k, pass->dk);
+    turn_heads_back(call, saved);
     const ql_either norm = buffer_for(call, QL_Q, WITH_Q, pass->norm),
                     dqkv[] = {{.wide = pass->dq}, {.wide = pass->dk}, {.wide = pass->dv}};
     block_norm_again(call, block->input_norm, saved->x, saved->x_narrow, norm);

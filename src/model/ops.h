@@ -76,10 +76,25 @@ void ql_rope_frequencies(const ql_rope_config *config, double *frequency);
 /* Fills rope->cos and rope->sin, which the caller allocated with rope->positions and rope->half set. */
 void ql_rope_fill(const ql_rope *rope, const ql_rope_config *config, ql_workers *workers);
 
-/* Turns the `heads` vectors of each token by its position, in place. position[m] < rope->positions.
- * `inverse` turns back: the backward pass, dx from dy. */
-void ql_rope_rotate(const ql_rope *rope, size_t m, const uint32_t *position, size_t heads, float *x, size_t ldx,
-                    bool inverse, ql_workers *workers);
+/* The heads of q or k: vectors one after another in each token's row, rows ld apart. */
+typedef struct ql_heads {
+    size_t heads;
+    float *x; /* what is turned, in place */
+    size_t ld;
+    const float *raw; /* [heads] before their norm, in rows as far apart; without one not read */
+    const float *w;   /* [head_dim] of the norm (Qwen3, Gemma 3); NULL: none */
+    float *rstd;      /* [m][heads] of the norm; NULL when no backward pass follows */
+} ql_heads;
+
+/* x = norm of raw, which may be x, turned by the token's position, of q and k at once. A NULL rope: no turn.
+ * position[m] < rope->positions. All norms have the same eps. */
+void ql_heads_forward(const ql_rope *rope, size_t head_dim, float eps, size_t m, const uint32_t *position,
+                      const ql_heads *arrays, size_t count, ql_workers *workers);
+
+/* x, a gradient, is turned back and goes back through the norm, for which raw and rstd are those of the forward pass.
+ */
+void ql_heads_backward(const ql_rope *rope, size_t head_dim, size_t m, const uint32_t *position, const ql_heads *arrays,
+                       size_t count, ql_workers *workers);
 
 /* ---- Gated units (Shazeer 2020): act = f(gate) * up ---- */
 

@@ -64,32 +64,79 @@ void ql_rope_fill(const ql_rope *rope, const ql_rope_config *config, ql_workers 
     ql_parallel(workers, (rope->positions + TOKENS - 1) / TOKENS, fill_positions, &job);
 }
 
-typedef struct rotate_job {
+typedef struct heads_job {
     const ql_row_kernels *kernels;
     const ql_rope *rope;
-    size_t m, heads, ldx;
+    size_t head_dim, m, count;
+    float eps;
     const uint32_t *position;
-    float *x;
-    bool inverse;
-} rotate_job;
+    const ql_heads *arrays;
+} heads_job;
 
-static void rotate_tokens(void *ctx, size_t index, size_t worker)
+static void turn(const heads_job *job, size_t t, bool inverse, float *x)
 {
-    const rotate_job *job = ctx;
-    (void)worker;
-    size_t half = job->rope->half, end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
-    for (size_t t = index * TOKENS; t < end; t++) {
-        assert(job->position[t] < job->rope->positions);
-        size_t row = job->position[t] * half;
-        for (size_t h = 0; h < job->heads; h++)
-            job->kernels->rotate(half, job->rope->cos + row, job->rope->sin + row, job->inverse,
-                                 job->x + t * job->ldx + h * job->rope->head_dim);
+    if (!job->rope)
+        return;
+    assert(job->position[t] < job->rope->positions);
+    size_t half = job->rope->half, row = job->position[t] * half;
+    job->kernels->rotate(half, job->rope->cos + row, job->rope->sin + row, inverse, x);
+}
+
+static void forward_heads(const heads_job *job, const ql_heads *a, size_t t)
+{
+    for (size_t h = 0; h < a->heads; h++) {
+        size_t at = t * a->ld + h * job->head_dim;
+        if (a->w) {
+            float rstd =
+                job->kernels->rmsnorm(job->head_dim, a->raw + at, NULL, a->w, job->eps, (ql_either){.wide = a->x + at});
+            if (a->rstd)
+                a->rstd[t * a->heads + h] = rstd;
+        }
+        turn(job, t, false, a->x + at);
     }
 }
 
-void ql_rope_rotate(const ql_rope *rope, size_t m, const uint32_t *position, size_t heads, float *x, size_t ldx,
-                    bool inverse, ql_workers *workers)
+static void backward_heads(const heads_job *job, const ql_heads *a, size_t t)
 {
-    rotate_job job = {ql_ops_select(ql_cpu_features())->rows, rope, m, heads, ldx, position, x, inverse};
-    ql_parallel(workers, (m + TOKENS - 1) / TOKENS, rotate_tokens, &job);
+    for (size_t h = 0; h < a->heads; h++) {
+        size_t at = t * a->ld + h * job->head_dim;
+        float *x = a->x + at;
+        turn(job, t, true, x);
+        if (a->w)
+            job->kernels->rmsnorm_backward(job->head_dim, a->raw + at, a->w, a->rstd[t * a->heads + h], x, x, false);
+    }
+}
+
+static void forward_tokens(void *ctx, size_t index, size_t worker)
+{
+    const heads_job *job = ctx;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++)
+        for (size_t i = 0; i < job->count; i++)
+            forward_heads(job, &job->arrays[i], t);
+}
+
+static void backward_tokens(void *ctx, size_t index, size_t worker)
+{
+    const heads_job *job = ctx;
+    (void)worker;
+    size_t end = (index + 1) * TOKENS < job->m ? (index + 1) * TOKENS : job->m;
+    for (size_t t = index * TOKENS; t < end; t++)
+        for (size_t i = 0; i < job->count; i++)
+            backward_heads(job, &job->arrays[i], t);
+}
+
+void ql_heads_forward(const ql_rope *rope, size_t head_dim, float eps, size_t m, const uint32_t *position,
+                      const ql_heads *arrays, size_t count, ql_workers *workers)
+{
+    heads_job job = {ql_ops_select(ql_cpu_features())->rows, rope, head_dim, m, count, eps, position, arrays};
+    ql_parallel(workers, (m + TOKENS - 1) / TOKENS, forward_tokens, &job);
+}
+
+void ql_heads_backward(const ql_rope *rope, size_t head_dim, size_t m, const uint32_t *position, const ql_heads *arrays,
+                       size_t count, ql_workers *workers)
+{
+    heads_job job = {ql_ops_select(ql_cpu_features())->rows, rope, head_dim, m, count, 0, position, arrays};
+    ql_parallel(workers, (m + TOKENS - 1) / TOKENS, backward_tokens, &job);
 }
