@@ -35,6 +35,8 @@ static ql_wview view_rows(const ql_wview *w, size_t first, size_t count)
     ql_wview rows = *w;
     size_t groups = first * w->groups;
     rows.n = count;
+    if (!first)
+        return rows; /* a weight that is only planned has no codes to step over */
     rows.codes = (const char *)w->codes + first * w->row_bytes;
     if (!groups)
         return rows;
