@@ -2,8 +2,8 @@
 #include "kern/gemv.h"
 #include "kern/rows_avx2.h"
 
-/* Rows of W as in gemv_avx2.c, decoded in registers for all tokens, whose sums fit there. Of their x CHUNK columns stay in
- * the first-level cache while some rows go by, whose codes there are prefetched AHEAD rows before they are needed. */
+/* Rows of W as in gemv_avx2.c, decoded in registers for all tokens, whose sums fit there. Of their x CHUNK columns stay
+ * in the first-level cache while some rows go by, whose codes there are prefetched AHEAD rows before they are needed. */
 enum { AT_ONCE = 8, CHUNK = 512, AHEAD = 4 };
 
 bool ql_few_avx2_fits(const ql_product *p)

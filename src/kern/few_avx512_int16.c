@@ -38,7 +38,8 @@ static void pack_block(const ql_product *p, size_t at, float table_unit, float *
 {
     static const uint16_t pairs[32] = {0,  2,  1,  3,  4,  6,  5,  7,  8,  10, 9,  11, 12, 14, 13, 15,
                                        16, 18, 17, 19, 20, 22, 21, 23, 24, 26, 25, 27, 28, 30, 29, 31};
-    const size_t tokens = ql_few_tokens(p->m), left = at < p->w->k ? p->w->k - at : 0, count = left < QL_BLOCK ? left : QL_BLOCK;
+    const size_t tokens = ql_few_tokens(p->m), left = at < p->w->k ? p->w->k - at : 0;
+    const size_t count = left < QL_BLOCK ? left : QL_BLOCK;
     __m512i line[2][LANES];
     float factors[LANES] = {0};
     for (size_t t = 0; t < LANES; t++)

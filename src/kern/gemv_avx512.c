@@ -4,7 +4,8 @@
 
 #include "kern/scales_avx512.h"
 
-/* A row of W is one stream of 128-column units, prefetched AHEAD bytes before they are needed, dense ones half of that. */
+/* A row of W is one stream of 128-column units, prefetched AHEAD bytes before they are needed, dense ones half of
+ * that. */
 enum { UNIT = 128, AT_ONCE = 4, LANES = 16, AHEAD = 16384 };
 
 /* Puts x in the order in which the codes come out of a unit, and zeros where W is padded. A 4-bit unit

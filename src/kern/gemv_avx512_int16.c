@@ -10,7 +10,8 @@
  * Why not bf16: some processors take two cycles over a vdpbf16ps and half of one over this, and it loses less.
  *
  * A row is one stream of units of 64 bytes, prefetched AHEAD bytes before they are needed. */
-enum { BITS = 14, MOST = (1 << BITS) - 1, RUN = 32, UNIT = 128, AHEAD = 16384, LANES = 16, AT_ONCE = QL_GEMV_INT16_TOKENS };
+enum { BITS = 14, MOST = (1 << BITS) - 1, RUN = 32, UNIT = 128, AHEAD = 16384, LANES = 16 };
+enum { AT_ONCE = QL_GEMV_INT16_TOKENS };
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -61,7 +62,8 @@ static inline void multiply_scales(size_t groups, const float *scales, const flo
 {
     for (size_t g = 0; g <= groups; g += LANES) {
         __mmask16 lanes = groups - g < LANES ? (__mmask16)((1u << (groups - g)) - 1) : 0xffff;
-        _mm512_storeu_ps(out + g, _mm512_maskz_mul_ps(lanes, _mm512_loadu_ps(scales + g), _mm512_loadu_ps(factors + g)));
+        __m512 product = _mm512_maskz_mul_ps(lanes, _mm512_loadu_ps(scales + g), _mm512_loadu_ps(factors + g));
+        _mm512_storeu_ps(out + g, product);
     }
 }
 
@@ -72,10 +74,10 @@ typedef struct tokens_of {
     float factors[AT_ONCE][QL_GEMV_SCALES + 2 * QL_GEMV_SLACK];
 } tokens_of;
 
-/* Lanes 0 to 7 have the columns of a unit's first 64-block, the others those of the second. In groups of 32 low and high
- * nibbles have scales of their own. */
-INLINE void unit_4bit(__m512 sums[AT_ONCE], size_t group, __m512i table, __m512i code, const tokens_of *tokens, size_t count,
-                      size_t at, const float *factors, __m512i low, __m512i high)
+/* Lanes 0 to 7 have the columns of a unit's first 64-block, the others those of the second. In groups of 32 low and
+ * high nibbles have scales of their own. */
+INLINE void unit_4bit(__m512 sums[AT_ONCE], size_t group, __m512i table, __m512i code, const tokens_of *tokens,
+                      size_t count, size_t at, const float *factors, __m512i low, __m512i high)
 {
     __m512i part[2][AT_ONCE];
 #pragma GCC unroll 4
@@ -114,8 +116,8 @@ INLINE void row_4bit(__m512 sums[AT_ONCE], const ql_wview *w, size_t group, __m5
     size_t at = 0;
     for (; at + QL_BLOCK < w->k; at += UNIT) {
         _mm_prefetch(line + at / 2 + AHEAD, _MM_HINT_T0);
-        unit_4bit(sums, group, table, _mm512_loadu_si512(line + at / 2), tokens, count, at, factors + (at >> shift), low,
-                  high);
+        unit_4bit(sums, group, table, _mm512_loadu_si512(line + at / 2), tokens, count, at, factors + (at >> shift),
+                  low, high);
     }
     if (at < w->k) /* half a unit */
         unit_4bit(sums, group, table, _mm512_maskz_loadu_epi32(0xff, line + at / 2), tokens, count, at,

@@ -8,8 +8,8 @@
 
 enum { LANES = 8 };
 
-/* Columns [at, at + 64) of x in the order in which a block's values come out, and zeros past the last: vector q of a half
- * has columns 4 q to 4 q + 3 and those 16 further on. Of INT8 and dense weights, as they are. */
+/* Columns [at, at + 64) of x in the order in which a block's values come out, and zeros past the last: vector q of a
+ * half has columns 4 q to 4 q + 3 and those 16 further on. Of INT8 and dense weights, as they are. */
 static inline void pack_block(const ql_wview *w, const float *x, size_t at, float *out)
 {
     for (size_t s = 0; s < 8; s++)
