@@ -13,7 +13,7 @@ typedef enum way {
     BYTES,
     BF16,
     F16,
-    ANY, /* through fp32, in plain C */
+    ANY, /* through fp32; ggml's blocks by vectors, others in plain C */
 } way;
 
 /* Columns 0..31 and 32..63 of a block, in bf16. */
@@ -55,7 +55,10 @@ static inline __m512i halves32(const char *at, size_t count)
 static block decode_any(const ql_wview *w, size_t row, size_t col, size_t count)
 {
     float line[QL_BLOCK] = {0};
-    ql_decode_row(w, row, col, count, line);
+    if (ql_code_is_ggml(w->format.code))
+        ql_ggml_values(w->format.code, (const char *)w->codes + row * w->row_bytes, col, count, line);
+    else
+        ql_decode_row(w, row, col, count, line);
     return (block){join(_mm512_loadu_ps(line), _mm512_loadu_ps(line + 16)),
                    join(_mm512_loadu_ps(line + 32), _mm512_loadu_ps(line + 48))};
 }
