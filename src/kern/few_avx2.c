@@ -2,8 +2,9 @@
 #include "kern/gemv.h"
 #include "kern/rows_avx2.h"
 
-/* Rows of W as in gemv_avx2.c, decoded in registers for all tokens, whose sums fit there. Of their x CHUNK columns stay
- * in the first-level cache while some rows go by, whose codes there are prefetched AHEAD rows before they are needed. */
+/* Rows of W as in gemv_avx2.c, decoded in registers for all tokens, whose sums fit there. Of their x as many columns as
+ * AT_ONCE tokens have in CHUNK stay in the first-level cache while some rows go by, whose codes there are prefetched
+ * AHEAD rows before they are needed. */
 enum { AT_ONCE = 8, CHUNK = 512, AHEAD = 4 };
 
 bool ql_few_avx2_fits(const ql_product *p)
@@ -116,6 +117,7 @@ void ql_few_avx2_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     const ql_wview *w = p->w;
     const size_t groups = ql_row_groups(w), most = QL_GEMV_SCALES / groups;
+    const size_t chunk = p->m <= AT_ONCE / 2 ? 2 * CHUNK : CHUNK;
     float scales[QL_GEMV_SCALES + QL_GEMV_SLACK];
     planes table = {0};
     (void)scratch;
@@ -125,8 +127,8 @@ void ql_few_avx2_tile(const ql_product *p, ql_tile t, void *scratch)
         run r = {.p = p, .row = t.col + at, .rows = t.cols - at < most ? t.cols - at : most, .scales = scales};
         decode_scales(w, r.row * groups, r.rows * groups, scales);
         scales[r.rows * groups] = 0; /* for a last half block that is not there */
-        for (r.from = 0; r.from < w->k; r.from += CHUNK) {
-            r.end = w->k - r.from < CHUNK ? w->k : r.from + CHUNK;
+        for (r.from = 0; r.from < w->k; r.from += chunk) {
+            r.end = w->k - r.from < chunk ? w->k : r.from + chunk;
             rows_times(&r, table);
         }
     }
