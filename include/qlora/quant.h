@@ -129,8 +129,10 @@ QL_API size_t ql_weight_bytes(const ql_weight *w); /* bytes it owns, codes and s
 QL_API const char *ql_weight_kernel(const ql_weight *w); /* the kernel that multiplies it */
 
 /* Lets products round x and W to bf16, with fp32 sums, where this processor is faster that way: each term
- * may then be off by 2^-7 of itself. Off at first; weights stored in F32 stay as they are. Not while other
- * threads use w. */
+ * may then be off by 2^-7 of itself. With AMX, y = x W^T of up to eight tokens rounds to fixed point instead, which as a
+ * whole loses less: an element of x may be off by 2^-12 of the largest of those that share its scale of W, or of its 64,
+ * usually 2^-14; a 4-bit weight by 2^-13 of the largest that its scale and table can make. Off at first; weights stored
+ * in F32 stay as they are. Not while other threads use w. */
 QL_API void ql_weight_allow_bf16(ql_weight *w, bool allow);
 
 /* For inference: lets y = x W^T round x to 8 bits with a factor for every 64 of them, and the values of a 4-bit code to

@@ -49,7 +49,7 @@ void ql_few_avx2_tile(const ql_product *p, ql_tile t, void *scratch);
 void ql_few_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t index);
 void ql_few_avx512_bf16_tile(const ql_product *p, ql_tile t, void *scratch);
 
-/* x and W are rounded to fixed point of 14 bits or so; up to sixteen tokens. */
+/* x and W are rounded to fixed point of 12 to 14 bits and a sign; up to sixteen tokens. */
 void ql_few_int16_pack(const ql_product *p, ql_plan plan, size_t index);
 void ql_few_int16_tile(const ql_product *p, ql_tile t, void *scratch);
 
