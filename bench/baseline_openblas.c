@@ -25,6 +25,7 @@ typedef struct openblas {
 } openblas;
 
 static openblas plain, haswell;
+static const char *plain_file; /* where `plain` was found */
 
 typedef struct product {
     const openblas *blas;
@@ -43,23 +44,6 @@ static bool functions(openblas *blas, void *library)
     const library_function narrow[] = {{"cblas_sbgemm", &blas->sbgemm}};
     library_functions(library, narrow, 1);
     return library_functions(library, wanted, 3);
-}
-
-static const char *find_plain(const libraries *where)
-{
-    static const char *const linked[] = {"libopenblas.so.0", NULL};
-    if (!plain.sgemm) {
-        void *library = library_open(where->openblas, linked);
-        if (!library || !functions(&plain, library))
-            return NULL;
-    }
-    return plain.kernels();
-}
-
-static const char *find_sbgemm(const libraries *where)
-{
-    const char *kernels = find_plain(where);
-    return plain.sbgemm ? kernels : NULL;
 }
 
 /* OpenBLAS chooses its kernels when it is loaded: another copy of the same file, under another name, chooses anew. */
@@ -85,15 +69,53 @@ static void *load_again(const char *path, const char *core)
     return library;
 }
 
+/* A copy of the library with the kernels of a given core. */
+static bool with_core(const char *core, openblas *out)
+{
+    void *library = plain_file ? load_again(plain_file, core) : NULL;
+    openblas other = {0};
+    if (!library || !functions(&other, library) || strcmp(other.kernels(), core) != 0)
+        return false;
+    *out = other;
+    return true;
+}
+
+/* It knows processors by their models: one that it does not know has its slowest kernels, which would be no peer. */
+static bool has_wide_kernels(const openblas *blas)
+{
+    static const char *const cores[] = {"SkylakeX", "Cooperlake", "SapphireRapids"};
+    for (size_t i = 0; i < sizeof cores / sizeof *cores; i++)
+        if (strcmp(blas->kernels(), cores[i]) == 0)
+            return true;
+    return false;
+}
+
+static const char *find_plain(const libraries *where)
+{
+    static const char *const linked[] = {"libopenblas.so.0", NULL};
+    if (!plain.sgemm) {
+        void *library = library_open(where->openblas, linked);
+        if (!library || !functions(&plain, library))
+            return NULL;
+        Dl_info info;
+        plain_file = dladdr(*(void **)&plain.sgemm, &info) ? info.dli_fname : NULL;
+        if ((ql_cpu_features() & QL_CPU_AVX512) && !has_wide_kernels(&plain))
+            with_core("SkylakeX", &plain);
+    }
+    return plain.kernels();
+}
+
+static const char *find_sbgemm(const libraries *where)
+{
+    const char *kernels = find_plain(where);
+    return plain.sbgemm ? kernels : NULL;
+}
+
 static const char *find_haswell(const libraries *where)
 {
-    Dl_info info;
-    if (!haswell.sgemm && find_plain(where) && dladdr(*(void **)&plain.sgemm, &info)) {
-        void *library = load_again(info.dli_fname, "Haswell");
-        if (!library || !functions(&haswell, library))
-            haswell = (openblas){0};
-    }
-    return haswell.sgemm && strcmp(haswell.kernels(), "Haswell") == 0 ? "Haswell" : NULL;
+    if (!haswell.sgemm && find_plain(where))
+        with_core("Haswell", &haswell);
+    return haswell.sgemm ? "Haswell" : NULL;
 }
 
 static void release(void *self)
