@@ -64,9 +64,7 @@ static void *load_again(const char *path, const char *core)
     }
     if (from >= 0)
         close(from);
-    if (copy >= 0)
-        close(copy);
-    return library;
+    return library; /* its file stays open: a name that was used again would be taken for this library */
 }
 
 /* A copy of the library with the kernels of a given core. */
