@@ -9,11 +9,22 @@
 #include <math.h>
 
 #include "model/ops_attention_fma.h"
+#include "model/ops_exp.h"
 #include "model/ops_kernels.h"
 #include "model/ops_tier.h"
-#include "model/ops_vec.h"
 
 enum { STREAM = QL_ATTENTION_STREAM };
+
+/* Rows become lanes (Eklundh 1972). */
+static inline __attribute__((always_inline)) void vtranspose(vf rows[VN])
+{
+#pragma GCC unroll 4
+    for (int step = VN / 2; step; step /= 2)
+#pragma GCC unroll 16
+        for (int i = 0; i < VN; i++)
+            if (!(i & step))
+                vexchange(&rows[i], &rows[i + step], step);
+}
 
 /* Rows into lanes, times factor; the lanes of rows that are not there are zero. */
 static void transpose_in(float *panel, size_t head_dim, const float *x, size_t ld, size_t rows, float factor)

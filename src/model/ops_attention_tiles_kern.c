@@ -9,7 +9,7 @@
 #endif
 #include "model/ops_attention_ends.h"
 #include "model/ops_tier.h"
-#include "model/ops_vec.h"
+#include "model/ops_exp.h"
 
 enum {
     CHUNK = 4 /* blocks of keys that forward takes at once */,

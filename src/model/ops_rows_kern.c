@@ -1,7 +1,7 @@
 /* Row kernels; QL_TIER names the instruction set this file is compiled for. */
 #include "model/ops_kernels.h"
 #include "model/ops_tier.h"
-#include "model/ops_vec.h"
+#include "model/ops_exp.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
