@@ -21,8 +21,6 @@ typedef struct linears {
     size_t count; /* of those that are there: fused ones hold others */
 } linears;
 
-enum { WITH_Q = 3, WITH_GATE = 2 };
-
 static void list_linears(linears *l, const ql_block_call *call, ql_module first, size_t count, ql_saved *saved)
 {
     const ql_model_config *c = &call->model->config;
@@ -86,55 +84,6 @@ static void linear_backward(const ql_block_call *call, ql_module first, size_t c
     else
         ql_linears_backward(l.use, l.count, call->m, x.wide, inputs, dx, inputs, false, work, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
-}
-
-static void need_linears(const ql_block *block, ql_module first, size_t count, const ql_block_size *size,
-                         ql_scratch *need, size_t *work)
-{
-    const ql_linear *layer[QL_LINEARS];
-    size_t present = 0;
-    for (size_t i = 0; i < count; i++)
-        if (block->linear[first + i].base)
-            layer[present++] = &block->linear[first + i];
-    size_t floats = ql_linears_work(layer, present, size->tokens, size->dropout);
-    *need = ql_scratch_max(*need, ql_linears_scratch(layer, present, size->tokens, size->threads));
-    *work = *work > floats ? *work : floats;
-}
-
-static bool alike(const ql_linear *a, const ql_linear *b)
-{
-    if (!a->base || !b->base)
-        return a->base == b->base;
-    const ql_adapter none = {.r = 0}, *c = a->adapter ? a->adapter : &none, *d = b->adapter ? b->adapter : &none;
-    ql_format f = ql_weight_format(a->base), g = ql_weight_format(b->base);
-    return f.code == g.code && f.scale == g.scale && f.group == g.group && f.flat == g.flat &&
-           ql_weight_kernel(a->base) == ql_weight_kernel(b->base) &&
-           ql_weight_rows(a->base) == ql_weight_rows(b->base) && ql_weight_cols(a->base) == ql_weight_cols(b->base) &&
-           c->r == d->r && c->dora == d->dora;
-}
-
-/* Most blocks of a model are, and the needs of one take a millisecond to find out. */
-static bool blocks_alike(const ql_block *a, const ql_block *b)
-{
-    for (int i = 0; i < QL_MODULES; i++)
-        if (!alike(&a->linear[i], &b->linear[i]))
-            return false;
-    return true;
-}
-
-static void block_needs(const ql_block *block, const ql_block_size *size, ql_scratch *need, size_t *work)
-{
-    need_linears(block, QL_Q, WITH_Q, size, need, work);
-    need_linears(block, QL_O, 1, size, need, work);
-    need_linears(block, QL_GATE, WITH_GATE, size, need, work);
-    need_linears(block, QL_DOWN, 1, size, need, work);
-}
-
-void ql_blocks_need(const ql_block *blocks, size_t count, const ql_block_size *size, ql_scratch *need, size_t *work)
-{
-    for (size_t i = 0; i < count; i++)
-        if (i == 0 || !blocks_alike(&blocks[i - 1], &blocks[i]))
-            block_needs(&blocks[i], size, need, work);
 }
 
 /* ---- norms and rope ---- */
@@ -258,9 +207,9 @@ float ql_embedding_scale(const ql_model_config *c)
 void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
-    ql_either norm = buffer_for(call, QL_Q, WITH_Q, call->pass->norm);
+    ql_either norm = buffer_for(call, QL_Q, QL_WITH_Q, call->pass->norm);
     block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow, norm);
-    linear(call, QL_Q, WITH_Q, norm, saved, (float *const[]){saved->q_raw, saved->k_raw, saved->v});
+    linear(call, QL_Q, QL_WITH_Q, norm, saved, (float *const[]){saved->q_raw, saved->k_raw, saved->v});
     turn_heads(call, saved);
 }
 
@@ -288,14 +237,14 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
 {
     const ql_block *block = &call->model->blocks[call->index];
     const ql_model_config *c = &call->model->config;
-    ql_either norm = buffer_for(call, QL_GATE, WITH_GATE, call->pass->norm);
+    ql_either norm = buffer_for(call, QL_GATE, QL_WITH_GATE, call->pass->norm);
     ql_either act = buffer_for(call, QL_DOWN, 1, call->pass->act);
     linear(call, QL_O, 1, (ql_either){.wide = saved->att}, saved,
            &(float *const){c->out_norms ? saved->att_out : saved->mid});
     if (c->out_norms)
         out_norm(call, block->att_out_norm, saved->att_out, saved->mid);
     block_norm(call, block->mlp_norm, saved->mid, saved->x, saved->mid_narrow, norm);
-    linear(call, QL_GATE, WITH_GATE, norm, saved, (float *const[]){saved->gate, saved->up});
+    linear(call, QL_GATE, QL_WITH_GATE, norm, saved, (float *const[]){saved->gate, saved->up});
     activate(call, saved, act);
     call->pass->act_narrow = act.narrow;
     linear(call, QL_DOWN, 1, act, saved, &(float *const){c->out_norms ? saved->mlp_out : out});
@@ -371,12 +320,12 @@ static void mlp_backward(const ql_block_call *call, ql_saved *saved)
 {
     const ql_block *block = &call->model->blocks[call->index];
     ql_pass *pass = call->pass;
-    const ql_either norm = buffer_for(call, QL_GATE, WITH_GATE, pass->norm);
+    const ql_either norm = buffer_for(call, QL_GATE, QL_WITH_GATE, pass->norm);
     const ql_either dout = out_norm_backward(call, block->mlp_out_norm, saved->mlp_out);
     ql_glu_out out = place_gradients(call, saved, norm.narrow);
     down_backward(call, &dout, saved, &out);
     block_norm_again(call, block->mlp_norm, saved->mid, saved->mid_narrow, norm);
-    linear_backward(call, QL_GATE, WITH_GATE, norm, (const ql_either[]){out.dgate, out.dup}, saved, pass->dnorm);
+    linear_backward(call, QL_GATE, QL_WITH_GATE, norm, (const ql_either[]){out.dgate, out.dup}, saved, pass->dnorm);
     block_norm_backward(call, block->mlp_norm, saved->mid, saved->mid_narrow);
 }
 
@@ -410,11 +359,11 @@ void ql_block_backward(const ql_block_call *call, const ql_attention *attention,
     ql_attention_backward(attention, &grads, call->workers);
     ql_mark(call->workers, QL_PART_OTHER);
     turn_heads_back(call, saved);
-    const ql_either norm = buffer_for(call, QL_Q, WITH_Q, pass->norm),
+    const ql_either norm = buffer_for(call, QL_Q, QL_WITH_Q, pass->norm),
                     dqkv[] = {{.wide = pass->dq}, {.wide = pass->dk}, {.wide = pass->dv}};
     block_norm_again(call, block->input_norm, saved->x, saved->x_narrow, norm);
     float *dx = call->index > 0 ? pass->dnorm : NULL; /* nothing is trained below the first block */
-    linear_backward(call, QL_Q, WITH_Q, norm, dqkv, saved, dx);
+    linear_backward(call, QL_Q, QL_WITH_Q, norm, dqkv, saved, dx);
     if (dx)
         block_norm_backward(call, block->input_norm, saved->x, saved->x_narrow);
 }

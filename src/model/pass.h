@@ -5,7 +5,8 @@
 #include "model/model.h"
 
 /* What a forward pass keeps of a block for its backward pass; T tokens, D hidden, Q = heads * head_dim,
- * K = kv_heads * head_dim, F intermediate. Fused q, k and v share rows, gate and up too. Norm outputs and the MLP's activation are made again. */
+ * K = kv_heads * head_dim, F intermediate. Fused q, k and v share rows, gate and up too. Norm outputs and the MLP's
+ * activation are made again. */
 typedef struct ql_saved {
     float *x;            /* [T][D] input */
     float *q_raw, *k_raw; /* [T][Q], [T][K] before their norms; q and k without qk_norm or backward pass */
@@ -89,6 +90,9 @@ typedef struct ql_block_call {
     ql_pass *pass;      /* its buffers */
     ql_workers *workers;
 } ql_block_call;
+
+/* Layers that share x, from q and from gate on. */
+enum { QL_WITH_Q = 3, QL_WITH_GATE = 2 };
 
 /* What the linear layers of the blocks need at most, beside what *need and *work say already: scratch, and floats of
  * ql_pass.work. */
