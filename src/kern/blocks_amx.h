@@ -43,7 +43,7 @@ typedef struct soon {
 static inline __attribute__((always_inline)) void fetch(soon lines, size_t step, size_t steps)
 {
     if (lines.y) {
-        size_t rows = pieces(BLOCK, steps);
+        size_t rows = ql_pieces(BLOCK, steps);
         const char *line = lines.y + step * rows * lines.stride;
         for (size_t i = 0; i < rows; i++, line += lines.stride) {
             __builtin_prefetch(line, 1);

@@ -128,7 +128,7 @@ typedef struct piece {
 static inline __attribute__((always_inline)) block decode_piece(piece at, __m512 table)
 {
     if (at.how == ANY)
-        return decode_any(at.w, at.row, at.col, least(at.count, QL_BLOCK));
+        return decode_any(at.w, at.row, at.col, ql_least(at.count, QL_BLOCK));
     return decode(at.how, at.line, table, at.col, at.count, at.low, at.high);
 }
 
@@ -150,9 +150,9 @@ static inline __attribute__((always_inline)) void forward(way how, const ql_wvie
     }
     for (size_t at = 0; at < depth; at += LINE, panel += 8 * TILE) {
         const char *line = (const char *)w->codes + row * row_bytes;
-        size_t blocks = pieces(least(depth - at, LINE), QL_BLOCK), group_of[2 * LINE / QL_BLOCK];
+        size_t blocks = ql_pieces(ql_least(depth - at, LINE), QL_BLOCK), group_of[2 * LINE / QL_BLOCK];
         for (size_t i = 0; i < 2 * blocks; i++)
-            group_of[i] = least((from + at + i * STEP) / group, last) - first;
+            group_of[i] = ql_least((from + at + i * STEP) / group, last) - first;
         for (size_t o = 0; o < rows; o++, line += row_bytes) {
             uint16_t *out = panel + o * STEP;
 #pragma GCC unroll 2
@@ -226,7 +226,7 @@ static inline __attribute__((always_inline)) void backward(way how, const ql_wvi
     for (size_t i = 0; how <= BYTES && i < cols; i += STEP)
         groups[i / STEP] = (uint8_t)((col + i) / group - first);
     for (size_t i = 0; i < depth; i += ROWS, panel += 2 * TILE) {
-        size_t rows = least(ROWS, depth - i);
+        size_t rows = ql_least(ROWS, depth - i);
         for (size_t r = 0; how <= BYTES && r < rows; r++)
             row_scales(w, (from + i + r) * all + first, last - first + 1, scales[r]);
         for (size_t r = 0; r < ROWS; r += 2) {
@@ -250,7 +250,7 @@ static inline __attribute__((always_inline)) void fill(way how, const ql_product
         backward(how, p->w, col, cols, from, depth, panel);
     else
         for (size_t o = 0; o < cols; o += ROWS)
-            forward(how, p->w, col + o, least(ROWS, cols - o), from, depth, panel + o / ROWS * across);
+            forward(how, p->w, col + o, ql_least(ROWS, cols - o), from, depth, panel + o / ROWS * across);
 }
 
 void ql_fill_amx(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, uint16_t *panel)

@@ -2,19 +2,10 @@
 #ifndef QL_SRC_KERN_FILL_AMX_H
 #define QL_SRC_KERN_FILL_AMX_H
 
+#include "base/sizes.h"
 #include "kern/matmul.h"
 
 enum { QL_AMX_OUTPUTS = 256, QL_AMX_TERMS = 2048 }; /* of a panel, at most */
-
-static inline size_t pieces(size_t length, size_t piece)
-{
-    return (length + piece - 1) / piece;
-}
-
-static inline size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Steps of 32 terms; a panel is [blocks of 32 outputs][steps][2 tiles of 16 outputs][512 bf16]. */
 static inline size_t ql_amx_steps(size_t terms)

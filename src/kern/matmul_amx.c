@@ -31,14 +31,14 @@ static bool accepts(const ql_wview *w)
 /* Packed x: panel after panel, in it block of 32 tokens after block, in it [step][1 or 2 tiles of 16 tokens]. */
 static size_t packed_rows(size_t rows)
 {
-    return pieces(rows, LANES) * LANES;
+    return ql_pieces(rows, LANES) * LANES;
 }
 
 /* Terms of a panel: sums are cut into panels of about the same depth. */
 static size_t panel_terms(size_t inputs)
 {
-    size_t panels = pieces(inputs, TERMS);
-    return pieces(pieces(inputs, panels ? panels : 1), QL_BLOCK) * QL_BLOCK;
+    size_t panels = ql_pieces(inputs, TERMS);
+    return ql_pieces(ql_pieces(inputs, panels ? panels : 1), QL_BLOCK) * QL_BLOCK;
 }
 
 /* A product's terms [from, from + depth), with its packed x and, once decoded, its part of the panel. */
@@ -66,7 +66,7 @@ static group next_group(place *at)
     group g = {0};
     while (at->p && g.count < MOST_SEGMENTS) {
         const ql_product *p = at->p;
-        size_t inputs = ql_product_inputs(p), depth = least(panel_terms(inputs), inputs - at->from);
+        size_t inputs = ql_product_inputs(p), depth = ql_least(panel_terms(inputs), inputs - at->from);
         size_t steps = ql_amx_steps(depth);
         if (g.count && (g.steps + steps) * STEP > GROUP_TERMS)
             break;
@@ -101,12 +101,12 @@ static size_t tiles_packed(const ql_product *p)
  * x as 24 outputs more. */
 static void cut(ql_plan *plan, size_t m, size_t outputs, size_t widest, size_t most_rows, size_t threads)
 {
-    size_t best = SIZE_MAX;
-    for (size_t down = pieces(m, most_rows); down <= pieces(m, 2 * BLOCK) || down == pieces(m, most_rows); down++) {
-        size_t rows = pieces(pieces(m, down ? down : 1), BLOCK) * BLOCK;
+    size_t best = SIZE_MAX, fewest = ql_pieces(m, most_rows), most = ql_pieces(m, 2 * BLOCK);
+    for (size_t down = fewest; down == fewest || down <= most; down++) {
+        size_t rows = ql_pieces(ql_pieces(m, down ? down : 1), BLOCK) * BLOCK;
         for (size_t cols = widest; cols >= QL_BLOCK; cols -= QL_BLOCK) {
-            size_t rounds = pieces(pieces(m, rows) * pieces(outputs, cols), threads);
-            size_t time = rounds * (rows * (cols + 24 * pieces(cols, WIDTH)) + 75 * cols);
+            size_t rounds = ql_pieces(ql_pieces(m, rows) * ql_pieces(outputs, cols), threads);
+            size_t time = rounds * (rows * (cols + 24 * ql_pieces(cols, WIDTH)) + 75 * cols);
             if (time < best)
                 best = time, plan->rows = rows, plan->cols = cols;
         }
@@ -116,18 +116,18 @@ static void cut(ql_plan *plan, size_t m, size_t outputs, size_t widest, size_t m
 /* Outputs of a panel. */
 static size_t widest(size_t steps)
 {
-    return least(WIDTH, PANEL / (steps * STEP) / QL_BLOCK * QL_BLOCK);
+    return ql_least(WIDTH, PANEL / (steps * STEP) / QL_BLOCK * QL_BLOCK);
 }
 
 static ql_plan tiles_plan(const ql_product *p, size_t threads)
 {
     bool waiting;
     size_t steps = deepest(p, &waiting), most_rows = waiting ? WAITING_ROWS : MOST_ROWS, width = widest(steps);
-    ql_plan plan = {.packs = pieces(p->m, BLOCK) * pieces(ql_product_inputs(p), panel_terms(ql_product_inputs(p))),
+    ql_plan plan = {.packs = ql_pieces(p->m, BLOCK) * ql_pieces(ql_product_inputs(p), panel_terms(ql_product_inputs(p))),
                     .packed = tiles_packed(p)};
     cut(&plan, p->m, ql_product_outputs(p), MOST_COLS, most_rows, threads);
     plan.scratch = width * steps * STEP * sizeof(uint16_t) +
-                   (waiting ? least(packed_rows(p->m) + LANES, most_rows) : BLOCK) * width * sizeof(float);
+                   (waiting ? ql_least(packed_rows(p->m) + LANES, most_rows) : BLOCK) * width * sizeof(float);
     return plan;
 }
 
@@ -165,15 +165,15 @@ static void pack_block(const ql_product *p, size_t row, size_t rows, size_t from
 {
     for (size_t at = 0; at < depth; at += STEP)
         for (size_t r = 0; r < rows; r += LANES, out += TILE)
-            pack_tile(p, (row + r) * p->ldx + from + at, least(LANES, rows - r), least(STEP, depth - at), out);
+            pack_tile(p, (row + r) * p->ldx + from + at, ql_least(LANES, rows - r), ql_least(STEP, depth - at), out);
 }
 
 static void tiles_pack(const ql_product *p, ql_plan plan, size_t index)
 {
-    size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), blocks = pieces(p->m, BLOCK);
-    size_t from = index / blocks * terms, row = index % blocks * BLOCK, depth = least(terms, inputs - from);
+    size_t inputs = ql_product_inputs(p), terms = panel_terms(inputs), blocks = ql_pieces(p->m, BLOCK);
+    size_t from = index / blocks * terms, row = index % blocks * BLOCK, depth = ql_least(terms, inputs - from);
     (void)plan;
-    pack_block(p, row, least(BLOCK, p->m - row), from, depth,
+    pack_block(p, row, ql_least(BLOCK, p->m - row), from, depth,
                (uint16_t *)p->packed + from * packed_rows(p->m) + row * ql_amx_steps(depth) * STEP);
 }
 
@@ -182,7 +182,7 @@ static void tiles_pack(const ql_product *p, ql_plan plan, size_t index)
 static size_t steps_at_once(size_t steps)
 {
     enum { MOST = DEPTH / STEP + DEPTH / STEP / 4 };
-    return pieces(steps, pieces(steps, MOST));
+    return ql_pieces(steps, ql_pieces(steps, MOST));
 }
 
 /* sums[blocks of 32 outputs] (+)= 32 tokens with the group's panel. What is on its way: y, where the sums will go, and
@@ -190,10 +190,10 @@ static size_t steps_at_once(size_t steps)
 static inline __attribute__((always_inline)) void multiply_tokens(bool transposed, const group *g, size_t block,
                                                                   size_t cols, bool add, float *sums, soon lines)
 {
-    size_t across = pieces(cols, BLOCK);
+    size_t across = ql_pieces(cols, BLOCK);
     const char *y = lines.y;
     float *before = NULL;
-    lines.x_lines = lines.far_x ? pieces(2 * TILE_ROWS, across) : 0;
+    lines.x_lines = lines.far_x ? ql_pieces(2 * TILE_ROWS, across) : 0;
     for (size_t i = 0; i < g->count; i++) {
         const segment *seg = &g->of[i];
         const uint16_t *x = seg->x + block * seg->steps * 2 * TILE;
@@ -203,7 +203,7 @@ static inline __attribute__((always_inline)) void multiply_tokens(bool transpose
                 lines.y = !i && !s && y ? y + o * 2 * TILE_LINE : NULL;
                 lines.x = (const char *)(x + (s + at_once) * 2 * TILE) + o * lines.x_lines * TILE_LINE;
                 multiply_block(transposed, x + s * 2 * TILE, seg->w + (o * seg->steps + s) * 2 * TILE,
-                               least(at_once, seg->steps - s), add, sums + o * SUMS, before, lines);
+                               ql_least(at_once, seg->steps - s), add, sums + o * SUMS, before, lines);
                 before = sums + o * SUMS;
             }
     }
@@ -214,7 +214,7 @@ static inline __attribute__((always_inline)) void multiply_tokens(bool transpose
 static void multiply_few_tokens(bool transposed, const group *g, size_t block, size_t cols, bool add, float *sums)
 {
     for (size_t i = 0; i < g->count; i++, add = true)
-        for (size_t o = 0; o < pieces(cols, BLOCK); o++)
+        for (size_t o = 0; o < ql_pieces(cols, BLOCK); o++)
             multiply_half_block(transposed, g->of[i].x + block * g->of[i].steps * 2 * TILE,
                                 g->of[i].w + o * g->of[i].steps * 2 * TILE, g->of[i].steps, add, sums + o * SUMS);
 }
@@ -224,8 +224,10 @@ static void write_rows(const ql_product *p, ql_tile t, const float *sums)
 {
     for (size_t r = 0; r < t.rows; r += LANES)
         for (size_t o = 0; o < t.cols; o += LANES) {
-            size_t token = r / LANES, output = o / LANES % 2, at = p->transposed ? 2 * token + output : 2 * output + token;
-            write_tile(sums + o / BLOCK * SUMS + at * LANES * LANES, !p->transposed, least(LANES, t.rows - r), t.cols - o,
+            size_t token = r / LANES, output = o / LANES % 2;
+            const float *tile = sums + o / BLOCK * SUMS +
+                                (p->transposed ? 2 * token + output : 2 * output + token) * LANES * LANES;
+            write_tile(tile, !p->transposed, ql_least(LANES, t.rows - r), t.cols - o,
                        p->y + (t.row + r) * p->ldy + t.col + o, p->ldy, p->add);
         }
 }
@@ -234,12 +236,13 @@ static void write_rows(const ql_product *p, ql_tile t, const float *sums)
 static void multiply_group(const ql_product *p, const group *g, ql_tile t, bool first, bool last, bool waiting,
                            float *sums)
 {
-    size_t own = pieces(t.cols, BLOCK) * SUMS;
+    size_t own = ql_pieces(t.cols, BLOCK) * SUMS;
     for (size_t r = 0; r < t.rows; r += BLOCK, sums += waiting ? own : 0) {
-        ql_tile rows = {t.row + r, least(BLOCK, t.rows - r), t.col, t.cols};
+        ql_tile rows = {t.row + r, ql_least(BLOCK, t.rows - r), t.col, t.cols};
         size_t block = rows.row / BLOCK;
-        soon on_its_way = {.stride = p->ldy * sizeof(float), .y = last ? (const char *)(p->y + rows.row * p->ldy + t.col) : NULL};
-        on_its_way.far_x = t.rows * g->steps * STEP > FAR_X;
+        soon on_its_way = {.y = last ? (const char *)(p->y + rows.row * p->ldy + t.col) : NULL,
+                           .stride = p->ldy * sizeof(float),
+                           .far_x = t.rows * g->steps * STEP > FAR_X};
         if (rows.rows <= LANES)
             multiply_few_tokens(p->transposed, g, block, t.cols, !first, sums);
         else if (p->transposed)
@@ -256,8 +259,8 @@ static void tiles_tile(const ql_product *p, ql_tile t, void *scratch)
     bool waiting;
     size_t steps = deepest(p, &waiting), width = widest(steps);
     for (size_t c = 0; c < t.cols; c += width) {
-        ql_tile panel = {t.row, t.rows, t.col + c, least(width, t.cols - c)};
-        size_t across = pieces(panel.cols, QL_BLOCK) * 2;
+        ql_tile panel = {t.row, t.rows, t.col + c, ql_least(width, t.cols - c)};
+        size_t across = ql_pieces(panel.cols, QL_BLOCK) * 2;
         float *sums = (float *)(void *)((uint16_t *)scratch + across * steps * 2 * TILE);
         tiles_begin();
         for (place at = {p, 0}; at.p;) {

@@ -12,15 +12,11 @@
 #include "base/arena.h"
 #include "base/error.h"
 #include "base/half.h"
+#include "base/sizes.h"
 #include "base/workers.h"
 #include "lora/dot.h"
 
 enum { TOKENS = 256, ROWS = 64 }; /* taken at a time */
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 static size_t blocks(size_t count)
 {
@@ -48,7 +44,7 @@ static void start_rows(void *ctx, size_t index, size_t worker)
     const start_job *job = ctx;
     const ql_adapter *a = job->layer->adapter;
     float *x = job->rows + worker * a->k;
-    for (size_t row = index * ROWS; row < smaller(a->n, (index + 1) * ROWS); row++) {
+    for (size_t row = index * ROWS; row < ql_least(a->n, (index + 1) * ROWS); row++) {
         ql_weight_dequantize(job->layer->base, row, 1, x, a->k);
         a->base_square[row] = ql_dot(x, x, a->k);
         if (job->fresh)
@@ -98,7 +94,7 @@ static void refresh_rows(void *ctx, size_t index, size_t worker)
 {
     const refresh_job *job = ctx;
     (void)worker;
-    for (size_t row = index * ROWS; row < smaller(job->a->n, (index + 1) * ROWS); row++)
+    for (size_t row = index * ROWS; row < ql_least(job->a->n, (index + 1) * ROWS); row++)
         refresh_row(job, row);
 }
 
@@ -168,7 +164,7 @@ static part_work carve(ql_arena *arena, const ql_linear *layer, size_t m)
     const ql_adapter *a = layer->adapter;
     ql_adapter adapter;
     ql_linear inner = plain(layer, &adapter);
-    size_t tokens = smaller(m, TOKENS);
+    size_t tokens = ql_least(m, TOKENS);
     return (part_work){ql_take(arena, tokens * a->n, float), ql_take(arena, tokens * a->n, float),
                        ql_take(arena, tokens * a->r, float), ql_take(arena, ql_linear_work(&inner, tokens, 0), float)};
 }
@@ -205,7 +201,7 @@ static void part_columns(void *ctx, size_t index, size_t worker)
 {
     const part *p = ctx;
     const ql_adapter *a = p->a;
-    size_t first = index * ROWS, cols = smaller(ROWS, a->n - first);
+    size_t first = index * ROWS, cols = ql_least(ROWS, a->n - first);
     float sum[ROWS] = {0};
     (void)worker;
     for (size_t t = 0; t < p->tokens; t++) {
@@ -230,7 +226,7 @@ void ql_dora_backward(const ql_linear *layer, size_t m, const float *x, size_t l
     ql_arena arena = {.base = (char *)work};
     part_work own = carve(&arena, layer, m);
     for (size_t t = 0; t < m; t += TOKENS) {
-        part p = {.a = a, .tokens = smaller(m - t, TOKENS), .dy = dy + t * lddy, .lddy = lddy, .u = own.u,
+        part p = {.a = a, .tokens = ql_least(m - t, TOKENS), .dy = dy + t * lddy, .lddy = lddy, .u = own.u,
                   .scaled = own.scaled};
         ql_linear_forward(&inner, p.tokens, x + t * ldx, ldx, own.u, a->n, own.h, NULL, own.inner, workers);
         ql_parallel(workers, blocks(a->n), part_columns, &p);

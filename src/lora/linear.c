@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "base/half.h"
+#include "base/sizes.h"
 #include "base/workers.h"
 #include "lora/dora.h"
 #include "lora/dropout.h"
@@ -16,11 +17,6 @@
 
 /* Tokens whose dropout(x) is held at once. */
 enum { DROPOUT_TOKENS = 128, ROW_BLOCK = 16 };
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 static size_t larger(size_t a, size_t b)
 {
@@ -36,7 +32,7 @@ typedef struct dropped_work {
 static dropped_work carve(ql_arena *arena, const ql_adapter *a, size_t m)
 {
     return (dropped_work){ql_take(arena, ql_ways_work(a), float), ql_take(arena, m * a->r, float),
-                          ql_take(arena, smaller(m, DROPOUT_TOKENS) * a->k, float)};
+                          ql_take(arena, ql_least(m, DROPOUT_TOKENS) * a->k, float)};
 }
 
 static dropped_work carve_at(float *work, const ql_adapter *a, size_t m)
@@ -71,7 +67,7 @@ static void dropped_forward(const ql_linear_use *use, size_t m, const float *x, 
     ql_ways_fill(&ways, 1, workers);
     for (size_t t = 0; t < m; t += DROPOUT_TOKENS) {
         ql_ways_down down = {&ways, x + t * ldx, ldx, use->h + t * a->r, use->dropout, t, own.wide};
-        ql_ways_go_down(&down, 1, smaller(m - t, DROPOUT_TOKENS), workers);
+        ql_ways_go_down(&down, 1, ql_least(m - t, DROPOUT_TOKENS), workers);
     }
     ql_mark(workers, QL_PART_FORWARD);
     ql_ways_up up = {&ways, use->h, use->y, use->ldy};
@@ -97,7 +93,7 @@ typedef struct masked_sum {
 static void masked_rows(void *ctx, size_t index, size_t worker)
 {
     const masked_sum *sum = ctx;
-    size_t k = sum->ways->adapter->k, row = index * ROW_BLOCK, end = smaller(sum->m, row + ROW_BLOCK);
+    size_t k = sum->ways->adapter->k, row = index * ROW_BLOCK, end = ql_least(sum->m, row + ROW_BLOCK);
     (void)worker;
     memset(sum->wide + row * k, 0, (end - row) * k * sizeof *sum->wide);
     ql_ways_up_tile(&(ql_ways_up){sum->ways, sum->dh, sum->wide, k}, (ql_tile){row, end - row, 0, k});
@@ -114,7 +110,7 @@ static void add_masked(const ql_ways *ways, size_t m, const float *dh, float *dx
                        const ql_dropout *dropout, float *wide, ql_workers *workers)
 {
     for (size_t t = 0; t < m; t += DROPOUT_TOKENS) {
-        masked_sum sum = {ways, dropout, t, smaller(m - t, DROPOUT_TOKENS), dh + t * ways->adapter->r, wide,
+        masked_sum sum = {ways, dropout, t, ql_least(m - t, DROPOUT_TOKENS), dh + t * ways->adapter->r, wide,
                           dx + t * lddx, lddx};
         ql_parallel(workers, (sum.m + ROW_BLOCK - 1) / ROW_BLOCK, masked_rows, &sum);
     }

@@ -17,7 +17,7 @@ static inline void arrange(uint16_t *tile)
 
 static void multiply(block *b, float *sums)
 {
-    size_t steps = pieces(b->tokens, STEP), tiles = pieces(b->cols, LANES);
+    size_t steps = ql_pieces(b->tokens, STEP), tiles = ql_pieces(b->cols, LANES);
     for (size_t g = 0; g < b->groups; g++, sums += WIDTH / LANES * SUMS) {
         bool packs = g == 0;
         tile_load(0, sums);

@@ -44,7 +44,7 @@ static inline __attribute__((always_inline)) void eight_ranks(size_t steps, cons
 static void multiply(block *b, float *sums)
 {
     const ql_outer *o = b->outer;
-    size_t steps = pieces(b->tokens, STEP);
+    size_t steps = ql_pieces(b->tokens, STEP);
     for (size_t c = 0; c * LANES < b->cols; c += 2) {
         bool whole = b->tokens % STEP == 0 && b->cols - c * LANES >= 2 * LANES && !o->dropout && !o->narrow;
         for (size_t step = 0; step < steps && !whole; step++) {

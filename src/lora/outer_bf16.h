@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/cpu.h"
+#include "base/sizes.h"
 #include "kern/turn_avx512.h"
 #include "lora/dropout.h"
 #include "lora/outer.h"
@@ -22,16 +23,6 @@ typedef struct block {
     _Alignas(64) uint16_t x[STEPS * ACROSS * TILE]; /* [step][ACROSS] tiles, to be filled in */
     float dropped[STEP * LANES];
 } block;
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t pieces(size_t length, size_t piece)
-{
-    return (length + piece - 1) / piece;
-}
 
 static inline __mmask16 first(size_t lanes)
 {
@@ -107,8 +98,8 @@ static inline __attribute__((always_inline)) void pack_x(block *b, size_t step, 
     }
     const float *x = o->x + token * ldx + col;
     if (o->dropout) {
-        for (size_t t = 0; t < least(tokens, STEP); t++)
-            ql_dropout_apply(o->dropout, token + t, col, least(cols, LANES), x + t * ldx, b->dropped + t * LANES);
+        for (size_t t = 0; t < ql_least(tokens, STEP); t++)
+            ql_dropout_apply(o->dropout, token + t, col, ql_least(cols, LANES), x + t * ldx, b->dropped + t * LANES);
         x = b->dropped, ldx = LANES;
     }
     pack_tile(x, ldx, tokens, cols, tile);
@@ -143,7 +134,7 @@ static void add_tile(const ql_outer *o, size_t rank, size_t ranks, size_t col, s
     size_t rows = turned ? cols : ranks, apart = turned ? o->stride_j : o->stride_i;
     __mmask16 mask = first(turned ? ranks : cols);
     float *out = o->out + rank * o->stride_i + col * o->stride_j;
-    for (size_t i = 0; i < least(rows, LANES); i++, out += apart)
+    for (size_t i = 0; i < ql_least(rows, LANES); i++, out += apart)
         _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), _mm512_castsi512_ps(line[i])));
 }
 
@@ -151,14 +142,14 @@ static void strip_of_pairs(const ql_outer *o, ql_outer_strip strip)
 {
     _Alignas(64) uint16_t s[STEPS * GROUPS * TILE];
     _Alignas(64) float sums[GROUPS * WIDTH / LANES * SUMS];
-    _Alignas(64) block b = {.outer = o, .groups = pieces(strip.ranks, LANES), .s = s};
+    _Alignas(64) block b = {.outer = o, .groups = ql_pieces(strip.ranks, LANES), .s = s};
     memset(sums, 0, b.groups * WIDTH / LANES * SUMS * sizeof *sums);
     for (b.token = 0; b.token < o->m; b.token += b.tokens) {
-        b.tokens = least(STEPS * STEP, o->m - b.token);
+        b.tokens = ql_least(STEPS * STEP, o->m - b.token);
         pack_s(o, strip, b.token, b.tokens, s);
         for (size_t c = 0; c < strip.cols; c += ACROSS * LANES) {
             b.col = strip.col + c;
-            b.cols = least(ACROSS * LANES, strip.cols - c);
+            b.cols = ql_least(ACROSS * LANES, strip.cols - c);
             multiply(&b, sums + c / LANES * SUMS);
         }
     }

@@ -3,20 +3,11 @@
 #include <assert.h>
 
 #include "base/cpu.h"
+#include "base/sizes.h"
 #include "base/workers.h"
 #include "lora/dropout.h"
 
 enum { LANES = QL_THIN_LANES, CHUNK = 256, TOKENS = 12 }; /* features, tokens of a piece of work */
-
-static size_t pieces(size_t length, size_t piece)
-{
-    return (length + piece - 1) / piece;
-}
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 static size_t down_floats(const ql_adapter *a)
 {
@@ -36,10 +27,10 @@ static void pack_a(const ql_ways *w, size_t from, size_t to)
     const ql_adapter *a = w->adapter;
     if (w->backward)
         for (size_t j = from; j < to; j += LANES)
-            w->kernels->widen(a->r, smaller(LANES, to - j), a->a + j, a->k, w->up + j * a->r);
+            w->kernels->widen(a->r, ql_least(LANES, to - j), a->a + j, a->k, w->up + j * a->r);
     else
         for (size_t i = 0; i < a->r; i += LANES)
-            w->kernels->turn(smaller(LANES, a->r - i), to - from, a->a + i * a->k + from, a->k,
+            w->kernels->turn(ql_least(LANES, a->r - i), to - from, a->a + i * a->k + from, a->k,
                              w->down + i * a->k + from * LANES);
 }
 
@@ -49,17 +40,17 @@ static void pack_b(const ql_ways *w, size_t from, size_t to)
     const ql_adapter *a = w->adapter;
     if (w->backward)
         for (size_t i = 0; i < a->r; i += LANES)
-            w->kernels->widen(to - from, smaller(LANES, a->r - i), a->b + from * a->r + i, a->r,
+            w->kernels->widen(to - from, ql_least(LANES, a->r - i), a->b + from * a->r + i, a->r,
                               w->down + i * a->n + from * LANES);
     else
         for (size_t o = from; o < to; o += LANES)
-            w->kernels->turn(smaller(LANES, to - o), a->r, a->b + o * a->r, a->r, w->up + o * a->r);
+            w->kernels->turn(ql_least(LANES, to - o), a->r, a->b + o * a->r, a->r, w->up + o * a->r);
 }
 
 /* Features and tokens of several ways are told apart by their pieces, one way after another. */
 static size_t fill_pieces(const ql_adapter *a)
 {
-    return pieces(a->k, CHUNK) + pieces(a->n, CHUNK);
+    return ql_pieces(a->k, CHUNK) + ql_pieces(a->n, CHUNK);
 }
 
 static void fill_piece(void *ctx, size_t index, size_t worker)
@@ -68,11 +59,11 @@ static void fill_piece(void *ctx, size_t index, size_t worker)
     (void)worker;
     for (; index >= fill_pieces(w->adapter); w++)
         index -= fill_pieces(w->adapter);
-    size_t of_a = pieces(w->adapter->k, CHUNK);
+    size_t of_a = ql_pieces(w->adapter->k, CHUNK);
     if (index < of_a)
-        pack_a(w, index * CHUNK, smaller(w->adapter->k, (index + 1) * CHUNK));
+        pack_a(w, index * CHUNK, ql_least(w->adapter->k, (index + 1) * CHUNK));
     else
-        pack_b(w, (index - of_a) * CHUNK, smaller(w->adapter->n, (index - of_a + 1) * CHUNK));
+        pack_b(w, (index - of_a) * CHUNK, ql_least(w->adapter->n, (index - of_a + 1) * CHUNK));
 }
 
 ql_ways ql_ways_at(const ql_adapter *a, bool backward, float *work)
@@ -99,9 +90,9 @@ typedef struct down_job {
 static void down_tokens(void *ctx, size_t index, size_t worker)
 {
     const down_job *job = ctx;
-    const ql_ways_down *down = job->downs + index / pieces(job->m, TOKENS);
+    const ql_ways_down *down = job->downs + index / ql_pieces(job->m, TOKENS);
     const ql_adapter *a = down->ways->adapter;
-    size_t token = index % pieces(job->m, TOKENS) * TOKENS, tokens = smaller(TOKENS, job->m - token), ldx = down->ldx;
+    size_t token = index % ql_pieces(job->m, TOKENS) * TOKENS, tokens = ql_least(TOKENS, job->m - token), ldx = down->ldx;
     size_t width = down->ways->backward ? a->n : a->k;
     const float *x = down->x + token * ldx;
     (void)worker;
@@ -116,7 +107,7 @@ static void down_tokens(void *ctx, size_t index, size_t worker)
 
 void ql_ways_go_down(const ql_ways_down *downs, size_t count, size_t m, ql_workers *workers)
 {
-    ql_parallel(workers, count * pieces(m, TOKENS), down_tokens, &(down_job){downs, m});
+    ql_parallel(workers, count * ql_pieces(m, TOKENS), down_tokens, &(down_job){downs, m});
 }
 
 void ql_ways_up_tile(const void *self, ql_tile t)

@@ -3,6 +3,7 @@
 #include <assert.h>
 
 #include "base/arena.h"
+#include "base/sizes.h"
 #include "base/workers.h"
 #include "kern/blocked.h"
 #include "quant/blas.h"
@@ -30,11 +31,6 @@ typedef struct batch {
     ql_workers *workers;
     bool planning; /* nothing is there but shapes */
 } batch;
-
-static size_t pieces(size_t length, size_t piece)
-{
-    return (length + piece - 1) / piece;
-}
 
 /* ---- x in the shared scratch ---- */
 
@@ -99,7 +95,7 @@ typedef struct packing {
 static size_t packs_of(const ql_packed *made, bool wide)
 {
     if (wide)
-        return made->way ? 0 : pieces(made->product.m, WIDE_ROWS);
+        return made->way ? 0 : ql_pieces(made->product.m, WIDE_ROWS);
     return made->way ? made->plan.packs : 0;
 }
 
@@ -195,8 +191,8 @@ static void settle(batch *b, part *p)
         if (!p->way->chains && plan.scratch > p->plan.scratch)
             p->plan.scratch = plan.scratch;
     }
-    p->across = pieces(ql_product_outputs(p->first), p->plan.cols);
-    p->rectangles = p->across * pieces(p->first->m, p->plan.rows ? p->plan.rows : 1);
+    p->across = ql_pieces(ql_product_outputs(p->first), p->plan.cols);
+    p->rectangles = p->across * ql_pieces(p->first->m, p->plan.rows ? p->plan.rows : 1);
 }
 
 /* Without workers it is planned only. */
@@ -331,7 +327,7 @@ typedef struct all_the_way {
 static void pack_tokens(const ql_packed *made, const ql_packed *end, size_t row, size_t row_end)
 {
     for (; made < end; made++) {
-        size_t step = made->way->pack_tokens, blocks = pieces(made->product.m, step);
+        size_t step = made->way->pack_tokens, blocks = ql_pieces(made->product.m, step);
         for (size_t block = row / step; block * step < row_end; block++)
             for (size_t i = block; i < made->plan.packs; i += blocks)
                 ql_way_pack(made->way, &made->product, made->plan, i);
@@ -365,7 +361,7 @@ static size_t packed_at_once(const ql_packed *made, const ql_packed *end)
  * anew, but what is packed of them stays in a second-level cache. */
 static size_t tokens_of_task(size_t block, size_t m, size_t bytes, size_t threads)
 {
-    size_t blocks = pieces(m, block) / (2 * threads), most = ((size_t)1 << 20) / (bytes / pieces(m, block) + 1);
+    size_t blocks = ql_pieces(m, block) / (2 * threads), most = ((size_t)1 << 20) / (bytes / ql_pieces(m, block) + 1);
     blocks = blocks < most ? blocks : most;
     return block * (blocks ? blocks : 1);
 }
@@ -392,5 +388,5 @@ void ql_batch_run_before(const ql_chain *chains, size_t count, const ql_chain *l
     }
     all_the_way all = {&b, first, packs->list + own, end, tokens_of_task(block, b.product->m, bytes, b.threads)};
     ql_parallel(b.product->m * ql_product_inputs(b.product) < least_packed ? NULL : workers,
-                pieces(b.product->m, all.tokens), go_all_the_way, &all);
+                ql_pieces(b.product->m, all.tokens), go_all_the_way, &all);
 }

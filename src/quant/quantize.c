@@ -5,6 +5,7 @@
 
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/sizes.h"
 #include "base/workers.h"
 #include "quant/encode.h"
 #include "quant/scales.h"
@@ -203,18 +204,13 @@ static ql_status explain(const job *j, const char *name, ql_error *err)
                    name, row, group, group * v->format.group, ql_format_describe(v->format, text));
 }
 
-static size_t pieces(size_t count, size_t piece)
-{
-    return (count + piece - 1) / piece;
-}
-
 static ql_status fill_in(job *j, const char *name, ql_workers *workers, ql_error *err)
 {
     ql_wview *v = j->view;
     j->rows_a_task = v->k < TASK_ELEMENTS ? TASK_ELEMENTS / v->k : 1;
     j->limit = largest_finite(v->format.code);
     j->bad_element = j->bad_scale = SIZE_MAX;
-    size_t tasks = pieces(v->n, j->rows_a_task);
+    size_t tasks = ql_pieces(v->n, j->rows_a_task);
     if (ql_code_is_dense(v->format.code)) {
         ql_parallel(workers, tasks, copy_rows, j);
         return j->bad_element == SIZE_MAX ? QL_OK : explain(j, name, err);
@@ -223,7 +219,7 @@ static ql_status fill_in(job *j, const char *name, ql_workers *workers, ql_error
     j->scales = ql_alloc(scales * sizeof *j->scales);
     if (!j->scales)
         return ql_fail(err, QL_ERR_MEMORY, "%s: no memory for %zu scales", name, scales);
-    ql_parallel(workers, pieces(scales, QL_DQ_GROUPS), find_scales, j);
+    ql_parallel(workers, ql_pieces(scales, QL_DQ_GROUPS), find_scales, j);
     if (j->bad_element != SIZE_MAX || j->bad_scale != SIZE_MAX)
         return explain(j, name, err);
     if (v->format.scale == QL_SCALE_BNB_NESTED)

@@ -1,6 +1,7 @@
 #include "quant/sweep.h"
 
 #include "base/arena.h"
+#include "base/sizes.h"
 #include "base/workers.h"
 #include "quant/blas.h"
 #include "quant/weight.h"
@@ -10,16 +11,6 @@
 enum { BLOCK = 256 };
 
 static const size_t least_products = 1u << 19; /* below, waking other threads costs more than they help */
-
-static size_t pieces(size_t length, size_t piece)
-{
-    return (length + piece - 1) / piece;
-}
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Whether any BLOCK rows may be seen as a weight of their own: their scales begin a stretch of their kind. */
 static bool can_cut(const ql_wview *w)
@@ -54,12 +45,12 @@ static ql_wview view_rows(const ql_wview *w, size_t first, size_t count)
 /* Rows of a part. */
 static size_t part_rows(const ql_wview *w)
 {
-    return can_cut(w) ? pieces(pieces(w->n, BLOCK), QL_SWEEP_PARTS) * BLOCK : w->n;
+    return can_cut(w) ? ql_pieces(ql_pieces(w->n, BLOCK), QL_SWEEP_PARTS) * BLOCK : w->n;
 }
 
 size_t ql_sweep_parts(const ql_weight *w)
 {
-    return pieces(w->view.n, part_rows(&w->view));
+    return ql_pieces(w->view.n, part_rows(&w->view));
 }
 
 static size_t block_rows(const ql_wview *w)
@@ -95,7 +86,7 @@ static desk carve(ql_arena *arena, const ql_weight *w, size_t m)
     ql_wview block = view_rows(&w->view, 0, block_rows(&w->view));
     ql_product first = first_product(&block, m), second = second_product(&block, m);
     ql_plan there = ql_kernel_plan(w->kernel, &first, 1), back = ql_kernel_plan(w->kernel, &second, 1);
-    desk d = {.ldy = pieces(block.n, 16) * 16 + 16}; /* no power of two, whose rows would share cache sets */
+    desk d = {.ldy = ql_pieces(block.n, 16) * 16 + 16}; /* no power of two, whose rows would share cache sets */
     d.y = ql_take(arena, m * d.ldy, float);
     d.packed = ql_take(arena, back.packed, char);
     d.scratch = ql_take(arena, there.scratch > back.scratch ? there.scratch : back.scratch, char);
@@ -136,7 +127,7 @@ typedef struct ahead {
 static void prefetch_some(ahead *a)
 {
     enum { LINE = 64, SECOND_LEVEL = 2 };
-    for (const char *to = a->at + least(a->step, (size_t)(a->end - a->at)); a->at < to; a->at += LINE)
+    for (const char *to = a->at + ql_least(a->step, (size_t)(a->end - a->at)); a->at < to; a->at += LINE)
         __builtin_prefetch(a->at, 0, SECOND_LEVEL);
     a->at = a->at < a->end ? a->at : a->end;
 }
@@ -148,10 +139,10 @@ static void multiply_there(const job *j, size_t part, const ql_wview *block, siz
     p.w = block;
     p.y = d->y;
     p.ldy = d->ldy;
-    next.step = (size_t)(next.end - next.at) / (p.m * pieces(block->n, j->plan.cols)) + 1;
+    next.step = (size_t)(next.end - next.at) / (p.m * ql_pieces(block->n, j->plan.cols)) + 1;
     for (size_t t = 0; t < p.m; t += j->plan.rows)
         for (size_t col = 0; col < block->n; col += j->plan.cols) {
-            ql_tile tile = {t, least(j->plan.rows, p.m - t), col, least(j->plan.cols, block->n - col)};
+            ql_tile tile = {t, ql_least(j->plan.rows, p.m - t), col, ql_least(j->plan.cols, block->n - col)};
             ql_way_tile(j->way, &p, tile, d->scratch);
             for (size_t i = t; i < t + tile.rows; i++) {
                 prefetch_some(&next);
@@ -176,7 +167,7 @@ static void multiply_back(const job *j, const ql_wview *block, float *dx, bool a
         ql_way_pack(way, &p, plan, i);
     for (size_t t = 0; t < p.m; t += plan.rows)
         for (size_t col = 0; col < block->k; col += plan.cols)
-            ql_way_tile(way, &p, (ql_tile){t, least(plan.rows, p.m - t), col, least(plan.cols, block->k - col)}, d->scratch);
+            ql_way_tile(way, &p, (ql_tile){t, ql_least(plan.rows, p.m - t), col, ql_least(plan.cols, block->k - col)}, d->scratch);
 }
 
 static void run_part(void *ctx, size_t part, size_t worker)
@@ -186,11 +177,11 @@ static void run_part(void *ctx, size_t part, size_t worker)
     const ql_wview *w = &s->w->view;
     ql_arena arena = {.base = ql_worker_scratch(j->workers, worker)};
     desk d = carve(&arena, s->w, s->m);
-    size_t first = part * part_rows(w), end = least(first + part_rows(w), w->n), step = block_rows(w);
+    size_t first = part * part_rows(w), end = ql_least(first + part_rows(w), w->n), step = block_rows(w);
     for (size_t row = first; row < end; row += step) {
-        ql_wview block = view_rows(w, row, least(step, end - row));
+        ql_wview block = view_rows(w, row, ql_least(step, end - row));
         const char *next = (const char *)block.codes + block.n * w->row_bytes;
-        size_t left = least(step, end - row - block.n);
+        size_t left = ql_least(step, end - row - block.n);
         multiply_there(j, part, &block, row, (ahead){.at = next, .end = next + left * w->row_bytes}, &d);
         if (s->dx)
             multiply_back(j, &block, s->dx + part * s->m * w->k, row > first, &d);
