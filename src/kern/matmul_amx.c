@@ -99,13 +99,17 @@ static size_t tiles_packed(const ql_product *p)
 
 /* Rectangles: the time of all threads is about that of the one with the most. Decoding counts as 75 tokens more, reading
  * x as 24 outputs more. */
-static void cut(ql_plan *plan, size_t m, size_t outputs, size_t widest, size_t most_rows, size_t threads)
+static void cut(ql_plan *plan, size_t m, size_t outputs, size_t most_rows, size_t threads)
 {
-    size_t best = SIZE_MAX, fewest = ql_pieces(m, most_rows), most = ql_pieces(m, 2 * BLOCK);
+    size_t best = SIZE_MAX, before = 0, fewest = ql_pieces(m, most_rows), most = ql_pieces(m, 2 * BLOCK);
+    size_t widest = ql_least(MOST_COLS, ql_pieces(outputs, QL_BLOCK) * QL_BLOCK);
     for (size_t down = fewest; down == fewest || down <= most; down++) {
-        size_t rows = ql_pieces(ql_pieces(m, down ? down : 1), BLOCK) * BLOCK;
+        size_t rows = ql_pieces(ql_pieces(m, down ? down : 1), BLOCK) * BLOCK, high = ql_pieces(m, rows);
+        if (rows == before)
+            continue;
+        before = rows;
         for (size_t cols = widest; cols >= QL_BLOCK; cols -= QL_BLOCK) {
-            size_t rounds = ql_pieces(ql_pieces(m, rows) * ql_pieces(outputs, cols), threads);
+            size_t rounds = ql_pieces(high * ql_pieces(outputs, cols), threads);
             size_t time = rounds * (rows * (cols + 24 * ql_pieces(cols, WIDTH)) + 75 * cols);
             if (time < best)
                 best = time, plan->rows = rows, plan->cols = cols;
@@ -125,7 +129,7 @@ static ql_plan tiles_plan(const ql_product *p, size_t threads)
     size_t steps = deepest(p, &waiting), most_rows = waiting ? WAITING_ROWS : MOST_ROWS, width = widest(steps);
     ql_plan plan = {.packs = ql_pieces(p->m, BLOCK) * ql_pieces(ql_product_inputs(p), panel_terms(ql_product_inputs(p))),
                     .packed = tiles_packed(p)};
-    cut(&plan, p->m, ql_product_outputs(p), MOST_COLS, most_rows, threads);
+    cut(&plan, p->m, ql_product_outputs(p), most_rows, threads);
     plan.scratch = width * steps * STEP * sizeof(uint16_t) +
                    (waiting ? ql_least(packed_rows(p->m) + LANES, most_rows) : BLOCK) * width * sizeof(float);
     return plan;

@@ -182,7 +182,7 @@ static void add_chain(batch *b, const ql_chain *chain)
 /* Cuts the result, and finds places for what the products of the part read. */
 static void settle(batch *b, part *p)
 {
-    if (p->way->chains)
+    if (p->way->chains && p->first != p->last)
         p->plan = plan_of(b, p->way, p->first);
     for (ql_product *q = p->first; q <= p->last; q++) {
         ql_plan plan = b->plan[q - b->product]; /* packs and packed bytes are of the product alone in any case */
