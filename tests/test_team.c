@@ -138,8 +138,8 @@ START_TEST(tasks_run_side_by_side)
 }
 END_TEST
 
-/* Sanitizers do not allow for threads in such a child: one forbids them, the other may fork while a starting thread holds
- * its locks. */
+/* Sanitizers do not allow for threads in such a child: one forbids them; the other's allocator may be locked by a thread
+ * that is starting at the fork, and stays so in the child. */
 #ifdef __has_feature
 #define HAS_FEATURE(x) __has_feature(x)
 #else
