@@ -31,27 +31,25 @@ static void write_tile(const float *sums, bool turned, size_t rows, size_t cols,
     }
 }
 
-/* What is on its way while tiles are multiplied. */
+/* What is fetched into the second-level cache while tiles are multiplied, a few lines a step. */
 typedef struct soon {
     const char *y; /* [32 rows][2 lines], to be written; NULL: none */
     size_t stride; /* bytes, of rows of y */
+    size_t y_line, y_lines; /* the first of those 64 at this block's first step, and how many a step */
     bool far_x;
-    const char *x; /* [steps][x_lines] of packed x */
+    const char *x; /* packed */
     size_t x_lines;
 } soon;
 
-static inline __attribute__((always_inline)) void fetch(soon lines, size_t step, size_t steps)
+static inline __attribute__((always_inline)) void fetch(soon lines, size_t step)
 {
-    if (lines.y) {
-        size_t rows = ql_pieces(BLOCK, steps);
-        const char *line = lines.y + step * rows * lines.stride;
-        for (size_t i = 0; i < rows; i++, line += lines.stride) {
-            __builtin_prefetch(line, 1);
-            __builtin_prefetch(line + TILE_LINE, 1);
-        }
+    for (size_t i = 0; lines.y && i < lines.y_lines; i++) {
+        size_t line = lines.y_line + step * lines.y_lines + i;
+        if (line < 2 * BLOCK)
+            __builtin_prefetch(lines.y + line / 2 * lines.stride + line % 2 * TILE_LINE, 0, 2);
     }
     for (size_t i = 0; i < lines.x_lines; i++)
-        __builtin_prefetch(lines.x + step * 2 * TILE_BYTES + i * TILE_LINE, 0, 2);
+        __builtin_prefetch(lines.x + (step * lines.x_lines + i) * TILE_LINE, 0, 2);
 }
 
 /* The steps of a product of 2 x 2 tiles: x stays in the first-level cache, w streams by. */
@@ -59,7 +57,7 @@ static inline __attribute__((always_inline)) void more_steps(bool transposed, co
                                                              size_t first, size_t steps, soon lines)
 {
     for (size_t s = first; s < steps; s++, x += 2 * TILE, w += 2 * TILE) {
-        fetch(lines, s, steps);
+        fetch(lines, s);
         if (transposed) {
             tile_load(4, x);
             tile_stream(6, w);
@@ -117,7 +115,7 @@ static inline __attribute__((always_inline)) void multiply_block(bool transposed
     CHANGE_SUMS(3);
     tile_dot_bf16(3, 5, 7);
 #undef CHANGE_SUMS
-    fetch(lines, 0, steps);
+    fetch(lines, 0);
     more_steps(transposed, x + 2 * TILE, w + 2 * TILE, 1, steps, lines);
 }
 

@@ -97,8 +97,8 @@ static size_t tiles_packed(const ql_product *p)
     return packed_rows(p->m) * ql_amx_steps(ql_product_inputs(p)) * STEP * sizeof(uint16_t);
 }
 
-/* Rectangles: the time of all threads is about that of the one with the most. Decoding counts as 75 tokens more, reading
- * x as 24 outputs more. */
+/* Rectangles: the time of all threads is about that of the one with the most, and a quarter of a rectangle more, for
+ * which a slower processor keeps the others waiting. Decoding counts as 75 tokens more, reading x as 24 outputs more. */
 static void cut(ql_plan *plan, size_t m, size_t outputs, size_t most_rows, size_t threads)
 {
     size_t best = SIZE_MAX, before = 0, fewest = ql_pieces(m, most_rows), most = ql_pieces(m, 2 * BLOCK);
@@ -110,7 +110,7 @@ static void cut(ql_plan *plan, size_t m, size_t outputs, size_t most_rows, size_
         before = rows;
         for (size_t cols = widest; cols >= QL_BLOCK; cols -= QL_BLOCK) {
             size_t rounds = ql_pieces(high * ql_pieces(outputs, cols), threads);
-            size_t time = rounds * (rows * (cols + 24 * ql_pieces(cols, WIDTH)) + 75 * cols);
+            size_t time = (4 * rounds + 1) * (rows * (cols + 24 * ql_pieces(cols, WIDTH)) + 75 * cols);
             if (time < best)
                 best = time, plan->rows = rows, plan->cols = cols;
         }
@@ -197,19 +197,22 @@ static inline __attribute__((always_inline)) void multiply_tokens(bool transpose
     size_t across = ql_pieces(cols, BLOCK);
     const char *y = lines.y;
     float *before = NULL;
+    lines.y_lines = ql_pieces(2 * BLOCK, g->steps);
     lines.x_lines = lines.far_x ? ql_pieces(2 * TILE_ROWS, across) : 0;
     for (size_t i = 0; i < g->count; i++) {
         const segment *seg = &g->of[i];
         const uint16_t *x = seg->x + block * seg->steps * 2 * TILE;
-        size_t at_once = steps_at_once(seg->steps);
-        for (size_t s = 0; s < seg->steps; s += at_once, add = true)
+        size_t at_once = steps_at_once(seg->steps), steps;
+        for (size_t s = 0; s < seg->steps; s += steps, lines.y_line += steps * lines.y_lines, add = true) {
+            steps = ql_least(at_once, seg->steps - s);
             for (size_t o = 0; o < across; o++) {
-                lines.y = !i && !s && y ? y + o * 2 * TILE_LINE : NULL;
-                lines.x = (const char *)(x + (s + at_once) * 2 * TILE) + o * lines.x_lines * TILE_LINE;
-                multiply_block(transposed, x + s * 2 * TILE, seg->w + (o * seg->steps + s) * 2 * TILE,
-                               ql_least(at_once, seg->steps - s), add, sums + o * SUMS, before, lines);
+                lines.y = y ? y + o * 2 * TILE_LINE : NULL;
+                lines.x = (const char *)(x + (s + steps) * 2 * TILE) + o * steps * lines.x_lines * TILE_LINE;
+                multiply_block(transposed, x + s * 2 * TILE, seg->w + (o * seg->steps + s) * 2 * TILE, steps, add,
+                               sums + o * SUMS, before, lines);
                 before = sums + o * SUMS;
             }
+        }
     }
     store_sums(before);
 }
