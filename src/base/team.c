@@ -26,27 +26,30 @@ typedef struct gate {
     atomic_uint sleepers;
 } gate;
 
-typedef struct helper {
+/* A worker's share of a loop, which others help with when theirs is done: the same part of each loop, as what one loop
+ * left in a processor's cache the next may read. The share's end in the upper half, the next index in the lower. Who
+ * draws an index below the end has a task, and the loop cannot end before that is done: so the team's fields are those
+ * of the same loop. */
+typedef struct worker {
+    _Alignas(APART) atomic_uint_least64_t tickets;
     ql_team *team;
-    size_t worker;
+    size_t number;
     pthread_t thread;
-} helper;
+} worker;
 
 struct ql_team {
     gate start; /* another loop, or the end */
     gate done;  /* finished tasks of this loop */
-    /* The loop's count of tasks in the upper half, the next index in the lower. Who draws an index below the count has
-     * a task, and the loop cannot end before that is done: so the fields below are those of the same loop. */
-    _Alignas(APART) atomic_uint_least64_t tickets;
     _Alignas(APART) ql_task *task;
     void *ctx;
     size_t first;
+    unsigned count;
     bool watches; /* there is a CPU for each thread */
     atomic_bool ended;
     double patience; /* the caller's */
     pid_t owner;     /* the process that the helpers belong to, 0: none yet */
-    size_t threads, cpus, started;
-    helper helpers[];
+    size_t threads, cpus, started; /* started: besides the caller */
+    worker workers[];              /* the caller is the first */
 };
 
 static void relax(void)
@@ -98,32 +101,39 @@ static void wake(gate *g, size_t threads)
         syscall(SYS_futex, &g->value, FUTEX_WAKE_PRIVATE, (int)threads, NULL, NULL, 0);
 }
 
-static void take_tasks(ql_team *team, size_t worker)
+static bool draw(worker *from, unsigned *index)
 {
-    unsigned done = 0, count;
-    for (;;) {
-        uint64_t ticket = atomic_fetch_add(&team->tickets, 1);
-        unsigned index = (unsigned)ticket;
-        count = (unsigned)(ticket >> 32);
-        if (index >= count)
-            break;
-        team->task(team->ctx, team->first + index, worker);
-        done++;
-    }
-    if (done && atomic_fetch_add(&team->done.value, done) + done == count)
+    uint64_t ticket = atomic_load(&from->tickets);
+    if ((unsigned)ticket >= ticket >> 32)
+        return false;
+    ticket = atomic_fetch_add(&from->tickets, 1);
+    *index = (unsigned)ticket;
+    return *index < ticket >> 32;
+}
+
+static void take_tasks(ql_team *team, size_t self)
+{
+    unsigned done = 0, index;
+    for (size_t i = 0, from = self; i < team->threads; i++, from = from + 1 < team->threads ? from + 1 : 0)
+        for (; draw(&team->workers[from], &index); done++)
+            team->task(team->ctx, team->first + index, self);
+    if (!done)
+        return;
+    unsigned count = team->count;
+    if (atomic_fetch_add(&team->done.value, done) + done == count)
         wake(&team->done, 1);
 }
 
 static void *help(void *self)
 {
-    helper *h = self;
-    ql_team *team = h->team;
+    worker *own = self;
+    ql_team *team = own->team;
     double patience = most_patience;
     for (;;) {
         unsigned seen = atomic_load(&team->start.value);
         if (atomic_load(&team->ended))
             return NULL;
-        take_tasks(team, h->worker);
+        take_tasks(team, own->number);
         await(&team->start, seen, team->watches, &patience);
     }
 }
@@ -133,7 +143,8 @@ static void start(ql_team *team)
 {
     sigset_t all, old;
     team->start = team->done = (gate){0};
-    atomic_store(&team->tickets, 0);
+    for (size_t i = 0; i < team->threads; i++)
+        team->workers[i] = (worker){.team = team, .number = i};
     team->cpus = ql_usable_cpus();
     team->watches = team->threads <= team->cpus;
     team->patience = most_patience;
@@ -141,9 +152,8 @@ static void start(ql_team *team)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     for (team->started = 0; team->started + 1 < team->threads; team->started++) {
-        helper *h = &team->helpers[team->started];
-        *h = (helper){.team = team, .worker = team->started + 1};
-        if (pthread_create(&h->thread, NULL, help, h) != 0)
+        worker *next = &team->workers[team->started + 1];
+        if (pthread_create(&next->thread, NULL, help, next) != 0)
             break;
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -154,8 +164,12 @@ static void run_part(ql_team *team, size_t first, unsigned count, ql_task *task,
     team->first = first;
     team->task = task;
     team->ctx = ctx;
+    team->count = count;
     atomic_store(&team->done.value, 0);
-    atomic_store(&team->tickets, (uint64_t)count << 32);
+    for (size_t i = 0; i < team->threads; i++) {
+        uint64_t begin = (uint64_t)count * i / team->threads, end = (uint64_t)count * (i + 1) / team->threads;
+        atomic_store(&team->workers[i].tickets, end << 32 | begin);
+    }
     atomic_fetch_add(&team->start.value, 1);
     wake(&team->start, (count < team->cpus ? count : team->cpus) - 1);
     take_tasks(team, 0);
@@ -177,7 +191,7 @@ void ql_team_run(void *self, size_t count, ql_task *task, void *ctx)
 ql_team *ql_team_create(size_t threads)
 {
     assert(threads > 0);
-    size_t bytes = sizeof(ql_team) + (threads - 1) * sizeof(helper);
+    size_t bytes = sizeof(ql_team) + threads * sizeof(worker);
     ql_team *team = aligned_alloc(APART, (bytes + APART - 1) / APART * APART);
     if (!team)
         return NULL;
@@ -192,7 +206,7 @@ void ql_team_destroy(ql_team *team)
         atomic_fetch_add(&team->start.value, 1);
         wake(&team->start, team->started);
         for (size_t i = 0; i < team->started; i++)
-            pthread_join(team->helpers[i].thread, NULL);
+            pthread_join(team->workers[i + 1].thread, NULL);
     }
     free(team);
 }

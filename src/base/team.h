@@ -11,7 +11,8 @@ typedef struct ql_team ql_team;
 ql_team *ql_team_create(size_t threads);
 void ql_team_destroy(ql_team *team); /* NULL is fine */
 
-/* self is the team. Indices are handed out in order, one at a time. Not from within a task. */
+/* self is the team. Each thread has a part of the indices, the same part of each loop of as many, and goes on with what
+ * others have left. Not from within a task. */
 ql_parallel_for ql_team_run;
 
 #endif
