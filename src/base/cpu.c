@@ -71,7 +71,7 @@ static uint32_t detect(void)
     uint32_t amx = d, sub_a = 0, ignored;
     if (found & QL_CPU_AVX512) {
         found |= c >> 11 & 1 ? QL_CPU_AVX512_VNNI : 0;
-        found |= c >> 1 & 1 ? QL_CPU_AVX512_VBMI : 0;
+        found |= (c >> 1 & 1) && (c >> 6 & 1) ? QL_CPU_AVX512_VBMI : 0;
         if (__get_cpuid_count(7, 1, &sub_a, &ignored, &ignored, &ignored) && (sub_a >> 5 & 1))
             found |= QL_CPU_AVX512_BF16;
     }

@@ -9,7 +9,7 @@ enum {
     QL_CPU_AVX512 = 1u << 1,      /* AVX-512 F, BW, DQ and VL, on top of AVX2 */
     QL_CPU_AVX512_BF16 = 1u << 2, /* vdpbf16ps */
     QL_CPU_AVX512_VNNI = 1u << 3, /* vpdpbusd on ZMM */
-    QL_CPU_AVX512_VBMI = 1u << 4, /* vpermb, vpermi2b */
+    QL_CPU_AVX512_VBMI = 1u << 4, /* VBMI and VBMI2: vpermb, vpshldd */
     QL_CPU_AMX_BF16 = 1u << 5,    /* tiles, with the kernel's permission to use them */
     QL_CPU_AMX_INT8 = 1u << 6,
     QL_CPU_NEON = 1u << 7,
