@@ -50,14 +50,20 @@ static inline __m512i fixed32(const float *x, size_t count, float unit, int most
     return _mm512_inserti64x4(_mm512_castsi256_si512(half[0]), half[1], 1);
 }
 
-/* The 16 values of a table in units of *unit, twice, the largest at most 2^bits. */
+/* The 16 values of a table in units, twice. */
+static inline __m512i fixed_words(const float *table, float unit)
+{
+    __m512 values = _mm512_mul_ps(_mm512_loadu_ps(table), _mm512_set1_ps(1 / unit));
+    __m256i words = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(values));
+    return _mm512_broadcast_i64x4(words);
+}
+
+/* The same with a power of two as *unit, the largest at most 2^bits. */
 static inline __m512i fixed_table(const float *table, uint32_t bits, float *unit)
 {
     uint32_t largest = largest_bits(table, 16);
     *unit = fixed_unit(largest ? largest - 1 : 0, bits);
-    __m512 values = _mm512_mul_ps(_mm512_loadu_ps(table), _mm512_set1_ps(1 / *unit));
-    __m256i words = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(values));
-    return _mm512_broadcast_i64x4(words);
+    return fixed_words(table, *unit);
 }
 
 #endif

@@ -1,6 +1,6 @@
 #include "kern/gemv.h"
 
-#include "kern/fixed_avx512.h"
+#include "kern/digits_avx512.h"
 #include "kern/scales_avx512.h"
 #include "kern/units_avx512.h"
 
@@ -10,7 +10,7 @@
  * Why not bf16: some processors take two cycles over a vdpbf16ps and half of one over this, and it loses less.
  *
  * A row is one stream of units of 64 bytes, prefetched AHEAD bytes before they are needed. */
-enum { BITS = 14, MOST = (1 << BITS) - 1, RUN = 32, UNIT = 128, AHEAD = 16384, LANES = 16 };
+enum { BITS = 14, MOST = (1 << BITS) - 1, RUN = 32, UNIT = 128, LANES = 16 };
 enum { AT_ONCE = QL_GEMV_INT16_TOKENS };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -19,16 +19,29 @@ enum { AT_ONCE = QL_GEMV_INT16_TOKENS };
  * columns that share a scale of W. */
 static size_t factors_at(const ql_wview *w)
 {
-    return ql_gemv_padded(w) / 2;
+    return ql_gemv_padded(w) / UNIT * sizeof(digits_unit) / sizeof(float);
 }
 
-static void pack_factors(const ql_product *p, const float *x, float table_unit, float *units, float *factors)
+/* One token meets 4-bit codes by its digits, more by words, for which codes are looked up once. */
+static bool by_digits(const ql_product *p)
 {
+    return p->m == 1 && p->w->table;
+}
+
+static void pack_factors(const ql_product *p, const float *x, float *units, float *factors)
+{
+    float table_unit = 1;
+    if (by_digits(p))
+        digits_table(p->w->table, &table_unit);
+    else if (p->w->table)
+        fixed_table(p->w->table, BITS, &table_unit);
     size_t k = p->w->k, group = p->w->format.group, end = ql_gemv_padded(p->w);
     for (size_t g = 0; g * group < end; g++) {
         size_t at = g * group, left = at < k ? k - at : 0;
-        units[g] = fixed_unit(largest_bits(x + (left ? at : 0), left < group ? left : group), BITS);
-        factors[g] = units[g] * table_unit;
+        const float *own = x + (left ? at : 0);
+        size_t count = left < group ? left : group;
+        units[g] = by_digits(p) ? digits_unit_of(own, count) : fixed_unit(largest_bits(own, count), BITS);
+        factors[g] = (by_digits(p) ? 256 * units[g] : units[g]) * table_unit;
     }
 }
 
@@ -39,18 +52,19 @@ void ql_gemv_int16_pack(const ql_product *p, ql_plan plan, size_t token)
     const ql_wview *w = p->w;
     size_t k = w->k, end = ql_gemv_padded(w), shift = (size_t)__builtin_ctz(w->format.group);
     const float *x = p->x + token * p->ldx;
-    float *own = (float *)p->packed + token * end, table_unit = 1, units[QL_GEMV_SCALES + QL_GEMV_SLACK];
-    if (w->table)
-        fixed_table(w->table, BITS, &table_unit);
-    pack_factors(p, x, table_unit, units, own + factors_at(w));
+    float *own = (float *)p->packed + token * end, units[QL_GEMV_SCALES + QL_GEMV_SLACK];
+    pack_factors(p, x, units, own + factors_at(w));
     uint16_t *out = (uint16_t *)(void *)own;
+    digits_unit *unit = (digits_unit *)(void *)own;
     for (size_t at = 0; at < end; at += UNIT, out += UNIT) {
         __m512i runs[4];
         for (size_t i = 0; i < 4; i++) {
             size_t from = at + i * RUN, left = from < k ? k - from : 0;
-            runs[i] = fixed32(x + (left ? from : 0), left, units[from >> shift], MOST);
+            runs[i] = fixed32(x + (left ? from : 0), left, units[from >> shift], by_digits(p) ? DIGITS_MOST : MOST);
         }
-        if (w->table)
+        if (by_digits(p))
+            *unit++ = digits_pack(runs, w->format.group == 32);
+        else if (w->table)
             deal_unit(runs, out);
         else
             memcpy(out, runs, sizeof runs);
@@ -74,10 +88,18 @@ typedef struct tokens_of {
     float factors[AT_ONCE][QL_GEMV_SCALES + 2 * QL_GEMV_SLACK];
 } tokens_of;
 
+/* Two distances: one into the second-level cache, in time for memory, and one from there. */
+INLINE void fetch(const char *codes)
+{
+    enum { FAR = 4096, NEAR = 512 };
+    _mm_prefetch(codes + FAR, _MM_HINT_T1);
+    _mm_prefetch(codes + NEAR, _MM_HINT_T0);
+}
+
 /* Lanes 0 to 7 have the columns of a unit's first 64-block, the others those of the second. In groups of 32 low and
  * high nibbles have scales of their own. */
-INLINE void unit_4bit(__m512 sums[AT_ONCE], size_t group, __m512i table, __m512i code, const tokens_of *tokens,
-                      size_t count, size_t at, const float *factors, __m512i low, __m512i high)
+INLINE void unit_words(__m512 sums[AT_ONCE], size_t group, __m512i table, __m512i code, const tokens_of *tokens,
+                       size_t count, size_t unit, const float *factors, __m512i low, __m512i high)
 {
     __m512i part[2][AT_ONCE];
 #pragma GCC unroll 4
@@ -86,7 +108,7 @@ INLINE void unit_4bit(__m512 sums[AT_ONCE], size_t group, __m512i table, __m512i
         unsigned chain = group == 32 ? n % 2 : 0;
 #pragma GCC unroll 4
         for (size_t t = 0; t < count; t++) {
-            __m512i xs = _mm512_load_si512(tokens->x + t * tokens->ldx + at + n * RUN);
+            __m512i xs = _mm512_load_si512(tokens->x + t * tokens->ldx + unit * UNIT + n * RUN);
             part[chain][t] = n <= chain ? _mm512_madd_epi16(value, xs) : _mm512_dpwssd_epi32(part[chain][t], value, xs);
         }
     }
@@ -104,24 +126,60 @@ INLINE void unit_4bit(__m512 sums[AT_ONCE], size_t group, __m512i table, __m512i
     }
 }
 
+/* Lanes 0 to 7 have the first factor, the others the second: loads, and no permute. */
+INLINE __m512 two_factors(const float *first, const float *second)
+{
+    return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(*first), _mm512_set1_ps(*second));
+}
+
+INLINE void unit_digits(__m512 *sum, size_t group, digits table, __m512i code, const digits_unit *x,
+                        const float *factors)
+{
+    digits w[2] = {digits_look_up(code, table), digits_look_up(_mm512_srli_epi16(code, 4), table)};
+    __m512 first = _mm512_cvtepi32_ps(digits_sum(x->starts[0], w, x->of, group == 32 ? 1 : 2));
+    if (group >= UNIT) {
+        *sum = _mm512_fmadd_ps(first, _mm512_set1_ps(*factors), *sum);
+    } else if (group == 64) {
+        *sum = _mm512_fmadd_ps(first, two_factors(factors, factors + 1), *sum);
+    } else {
+        __m512 second = _mm512_cvtepi32_ps(digits_sum(x->starts[1], w + 1, x->of + 1, 1));
+        *sum = _mm512_fmadd_ps(first, two_factors(factors, factors + 2), *sum);
+        *sum = _mm512_fmadd_ps(second, two_factors(factors + 1, factors + 3), *sum);
+    }
+}
+
+/* A table's words, for several tokens, or its digits, for one. */
+typedef struct tables {
+    __m512i words;
+    digits digits;
+} tables;
+
+INLINE void unit_4bit(__m512 sums[AT_ONCE], size_t group, const tables *table, __m512i code, const tokens_of *tokens,
+                      size_t count, size_t unit, const float *factors, __m512i low, __m512i high)
+{
+    if (count == 1)
+        unit_digits(sums, group, table->digits, code, (const digits_unit *)(const void *)tokens->x + unit, factors);
+    else
+        unit_words(sums, group, table->words, code, tokens, count, unit, factors, low, high);
+}
+
 /* `group` is a constant where this is inlined: 32, 64, or 128 for all that are larger. */
-INLINE void row_4bit(__m512 sums[AT_ONCE], const ql_wview *w, size_t group, __m512i table, const char *line,
+INLINE void row_4bit(__m512 sums[AT_ONCE], const ql_wview *w, size_t group, const tables *table, const char *line,
                      const tokens_of *tokens, size_t count)
 {
     const unsigned shift = (unsigned)__builtin_ctz(group < UNIT ? (unsigned)group : w->format.group);
     const __m512i second = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m512i low = group == 32 ? _mm512_slli_epi32(second, 1) : second;
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(1));
-    const float *factors = tokens->factors[0];
-    size_t at = 0;
-    for (; at + QL_BLOCK < w->k; at += UNIT) {
-        _mm_prefetch(line + at / 2 + AHEAD, _MM_HINT_T0);
-        unit_4bit(sums, group, table, _mm512_loadu_si512(line + at / 2), tokens, count, at, factors + (at >> shift),
-                  low, high);
+    const size_t whole = (w->k + UNIT - QL_BLOCK - 1) / UNIT;
+    for (size_t u = 0; u < whole; u++) {
+        fetch(line + u * (UNIT / 2));
+        unit_4bit(sums, group, table, _mm512_loadu_si512(line + u * (UNIT / 2)), tokens, count, u,
+                  tokens->factors[0] + (group < UNIT ? u * (UNIT / group) : u * UNIT >> shift), low, high);
     }
-    if (at < w->k) /* half a unit */
-        unit_4bit(sums, group, table, _mm512_maskz_loadu_epi32(0xff, line + at / 2), tokens, count, at,
-                  factors + (at >> shift), low, high);
+    if (whole * UNIT < w->k) /* half a unit */
+        unit_4bit(sums, group, table, _mm512_maskz_loadu_epi32(0xff, line + whole * UNIT / 2), tokens, count, whole,
+                  tokens->factors[0] + (whole * UNIT >> shift), low, high);
 }
 
 INLINE void row_int8(__m512 sums[AT_ONCE], const ql_wview *w, bool split, const char *line, const tokens_of *tokens,
@@ -129,7 +187,7 @@ INLINE void row_int8(__m512 sums[AT_ONCE], const ql_wview *w, bool split, const 
 {
     const unsigned shift = (unsigned)__builtin_ctz(w->format.group);
     for (size_t at = 0; at < w->k; at += QL_BLOCK) {
-        _mm_prefetch(line + at + AHEAD, _MM_HINT_T0);
+        fetch(line + at);
         __m512i first = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(line + at)));
         __m512i second = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(line + at + RUN)));
 #pragma GCC unroll 4
@@ -148,7 +206,7 @@ INLINE void row_int8(__m512 sums[AT_ONCE], const ql_wview *w, bool split, const 
     }
 }
 
-INLINE void one_row(const ql_product *p, size_t row, __m512i table, const tokens_of *tokens, size_t count)
+INLINE void one_row(const ql_product *p, size_t row, const tables *table, const tokens_of *tokens, size_t count)
 {
     const ql_wview *w = p->w;
     const char *line = (const char *)w->codes + row * w->row_bytes;
@@ -174,7 +232,11 @@ INLINE void all_rows(const ql_product *p, ql_tile t, size_t count, const float *
     const ql_wview *w = p->w;
     size_t groups = ql_row_groups(w), most = QL_GEMV_SCALES / groups, padded = ql_gemv_padded(w);
     float scales[QL_GEMV_SCALES + 2 * QL_GEMV_SLACK], unit;
-    const __m512i table = w->table ? fixed_table(w->table, BITS, &unit) : _mm512_setzero_si512();
+    tables table = {0};
+    if (w->table && count == 1)
+        table.digits = digits_table(w->table, &unit);
+    else if (w->table)
+        table.words = fixed_table(w->table, BITS, &unit);
     tokens_of tokens = {.count = count, .ldx = 2 * padded, .x = (const int16_t *)(const void *)packed};
     for (size_t row = t.col; row < t.col + t.cols; row++) {
         size_t at = (row - t.col) % most, left = t.col + t.cols - row;
@@ -182,7 +244,7 @@ INLINE void all_rows(const ql_product *p, ql_tile t, size_t count, const float *
             decode_scales_avx512(w, row * groups, (left < most ? left : most) * groups, scales);
         for (size_t i = 0; i < count; i++)
             multiply_scales(groups, scales + at * groups, packed + i * padded + factors_at(w), tokens.factors[i]);
-        one_row(p, row, table, &tokens, count);
+        one_row(p, row, &table, &tokens, count);
     }
 }
 

@@ -317,11 +317,11 @@ static bool reads_narrow(const ql_product *p)
 #ifndef QL_AMX_EMULATED
 const ql_matmul_kernel ql_matmul_amx = {
     .name = "amx",
-    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_BF16 | QL_CPU_AMX_BF16,
+    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_VBMI | QL_CPU_AVX512_BF16 | QL_CPU_AMX_BF16,
 #else
 const ql_matmul_kernel ql_matmul_amx_emulated = {
     .name = "amx, emulated",
-    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_BF16,
+    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_VBMI | QL_CPU_AVX512_BF16,
 #endif
     .accepts = accepts,
     .ways = ways,
