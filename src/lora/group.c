@@ -292,17 +292,19 @@ static void add_gradients(const group *g, const ql_linear_use *uses, bool bf16, 
 {
     ql_outer outers[2 * QL_LINEARS];
     size_t count = 0;
-    for (size_t i = 0; i < g->count; i++) {
-        const ql_adapter *a = g->side[i].adapter;
-        if (!a || !a->grad_a || g->side[i].layer->base->kernel->bf16_inputs != bf16)
-            continue;
-        outers[count++] = (ql_outer){.m = g->m, .r = a->r, .cols = a->n, .s = uses[i].h, .x = uses[i].dy,
-                                     .narrow = uses[i].narrow_dy, .ldx = uses[i].ldy, .out = a->grad_b, .stride_i = 1,
-                                     .stride_j = a->r};
-        outers[count++] = (ql_outer){.m = g->m, .r = a->r, .cols = a->k, .s = g->side[i].low, .x = x.wide,
-                                     .narrow = x.narrow, .ldx = x.ld, .out = a->grad_a, .stride_i = a->k,
-                                     .stride_j = 1};
-    }
+    for (int of_a = 1; of_a >= 0; of_a--) /* those of A, which read the same x, one after the other */
+        for (size_t i = 0; i < g->count; i++) {
+            const ql_adapter *a = g->side[i].adapter;
+            if (!a || !a->grad_a || g->side[i].layer->base->kernel->bf16_inputs != bf16)
+                continue;
+            ql_outer o = {.m = g->m, .r = a->r, .cols = a->n, .s = uses[i].h, .x = uses[i].dy,
+                          .narrow = uses[i].narrow_dy, .ldx = uses[i].ldy, .out = a->grad_b, .stride_i = 1,
+                          .stride_j = a->r};
+            if (of_a)
+                o = (ql_outer){.m = g->m, .r = a->r, .cols = a->k, .s = g->side[i].low, .x = x.wide,
+                               .narrow = x.narrow, .ldx = x.ld, .out = a->grad_a, .stride_i = a->k, .stride_j = 1};
+            outers[count++] = o;
+        }
     if (count)
         ql_outer_add(outers, count, bf16, workers);
 }
@@ -331,7 +333,7 @@ void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_gro
         late->make(late->self);
     }
     if (any_adapter(&g)) {
-        ql_mark(workers, QL_PART_ADAPTERS);
+        ql_mark(workers, QL_PART_OPTIMIZER);
         add_gradients(&g, uses, false, x, workers);
         add_gradients(&g, uses, true, x, workers);
     }

@@ -98,7 +98,7 @@ void ql_outer_by_rows(const ql_outer *o, ql_outer_strip s, ql_outer_rows *kernel
 typedef struct job {
     const ql_outer_kernel *kernel;
     const ql_outer *outer;
-    size_t width; /* of a strip */
+    size_t count, width; /* width: of a strip */
 } job;
 
 static size_t strips(const ql_outer *o, const ql_outer_kernel *kernel, size_t width)
@@ -114,13 +114,28 @@ static size_t strips_of_all(const ql_outer *outer, size_t count, const ql_outer_
     return all;
 }
 
+/* How many from `o` on read the same x, and for results of the same size. */
+static size_t abreast(const job *j, const ql_outer *o)
+{
+    const ql_outer *end = j->outer + j->count, *next = o;
+    while (next < end && next->x == o->x && next->narrow == o->narrow && next->cols == o->cols && next->r == o->r)
+        next++;
+    return (size_t)(next - o);
+}
+
+/* Results that read the same x take turns, strip by strip. */
 static void task(void *ctx, size_t index, size_t worker)
 {
     const job *j = ctx;
     const ql_outer *o = j->outer;
+    size_t same = abreast(j, o), each = strips(o, j->kernel, j->width);
     (void)worker;
-    for (; index >= strips(o, j->kernel, j->width); o++)
-        index -= strips(o, j->kernel, j->width);
+    for (; index >= same * each; same = abreast(j, o), each = strips(o, j->kernel, j->width)) {
+        index -= same * each;
+        o += same;
+    }
+    o += index % same;
+    index /= same;
     size_t across = (o->cols + j->width - 1) / j->width, most = j->kernel->ranks;
     ql_outer_strip s = {.col = index % across * j->width, .rank = index / across * most};
     s.cols = o->cols - s.col < j->width ? o->cols - s.col : j->width;
@@ -131,7 +146,7 @@ static void task(void *ctx, size_t index, size_t worker)
 void ql_outer_run(const ql_outer_kernel *kernel, const ql_outer *outer, size_t count, ql_workers *workers)
 {
     enum { SHARES = 4 }; /* strips a thread, so that none waits long for another's last one */
-    job j = {kernel, outer, kernel->cols};
+    job j = {kernel, outer, count, kernel->cols};
     while (j.width > kernel->least && strips_of_all(outer, count, kernel, j.width) < SHARES * ql_workers_count(workers))
         j.width /= 2;
     ql_parallel(workers, strips_of_all(outer, count, kernel, j.width), task, &j);

@@ -18,6 +18,7 @@ enum { STEPS = 8 /* of a block */, GROUPS = 2 /* of 16 ranks */, ACROSS = 4 /* t
 typedef struct block {
     const ql_outer *outer;
     size_t token, tokens, col, cols;
+    const char *next; /* x of the block after this one: 64 columns further, or of later tokens */
     size_t groups;
     const uint16_t *s;                              /* [step][GROUPS] tiles */
     _Alignas(64) uint16_t x[STEPS * ACROSS * TILE]; /* [step][ACROSS] tiles, to be filled in */
@@ -84,6 +85,19 @@ static inline __attribute__((always_inline)) void pair_tile(const uint16_t *x, s
     }
 }
 
+/* The lines of x that the next block will read where this one reads a tile: its rows are too far apart for the processor
+ * to foresee them. */
+static inline __attribute__((always_inline)) void fetch_next(const block *b, size_t step, size_t across)
+{
+    const ql_outer *o = b->outer;
+    size_t size = o->narrow ? sizeof(uint16_t) : sizeof(float), at = across * LANES * size;
+    const char *line = b->next + step * STEP * o->ldx * size + at;
+    if (o->narrow && across % 2)
+        return;
+    for (size_t t = 0; t < STEP; t++, line += o->ldx * size)
+        __builtin_prefetch(line, 0, 2);
+}
+
 /* Tile `across` of a step. */
 static inline __attribute__((always_inline)) void pack_x(block *b, size_t step, size_t across)
 {
@@ -92,6 +106,8 @@ static inline __attribute__((always_inline)) void pack_x(block *b, size_t step, 
            col = b->col + across * LANES;
     size_t cols = b->cols > across * LANES ? b->cols - across * LANES : 0;
     uint16_t *tile = b->x + (step * ACROSS + across) * TILE;
+    if (b->next)
+        fetch_next(b, step, across);
     if (o->narrow) {
         pair_tile(o->narrow + token * ldx + col, ldx, tokens, cols, tile);
         return;
@@ -138,6 +154,19 @@ static void add_tile(const ql_outer *o, size_t rank, size_t ranks, size_t col, s
         _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), _mm512_castsi512_ps(line[i])));
 }
 
+/* Whole blocks only. */
+static const char *block_after(const block *b, ql_outer_strip strip)
+{
+    const ql_outer *o = b->outer;
+    size_t token = b->token, col = b->col + ACROSS * LANES;
+    if (col >= strip.col + strip.cols)
+        token += STEPS * STEP, col = strip.col;
+    if (token + STEPS * STEP > o->m || col + ACROSS * LANES > o->cols)
+        return NULL;
+    size_t at = token * o->ldx + col;
+    return o->narrow ? (const char *)(o->narrow + at) : (const char *)(o->x + at);
+}
+
 static void strip_of_pairs(const ql_outer *o, ql_outer_strip strip)
 {
     _Alignas(64) uint16_t s[STEPS * GROUPS * TILE];
@@ -150,6 +179,7 @@ static void strip_of_pairs(const ql_outer *o, ql_outer_strip strip)
         for (size_t c = 0; c < strip.cols; c += ACROSS * LANES) {
             b.col = strip.col + c;
             b.cols = ql_least(ACROSS * LANES, strip.cols - c);
+            b.next = block_after(&b, strip);
             multiply(&b, sums + c / LANES * SUMS);
         }
     }
