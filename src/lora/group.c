@@ -5,6 +5,7 @@
 #include "lora/group.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/arena.h"
 #include "base/workers.h"
@@ -287,26 +288,36 @@ void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, ql_grou
     ql_batch_run(g.chain, g.chains, &packs, workers);
 }
 
-/* Of the layers whose products round to bf16, or of those whose do not. */
+static ql_outer gradient_of_a(const side *s, size_t m, ql_group_x x)
+{
+    const ql_adapter *a = s->adapter;
+    return (ql_outer){.m = m, .r = a->r, .cols = a->k, .s = s->low, .x = x.wide, .narrow = x.narrow, .ldx = x.ld,
+                      .out = a->grad_a, .stride_i = a->k, .stride_j = 1};
+}
+
+static ql_outer gradient_of_b(const side *s, size_t m, const float *h)
+{
+    const ql_adapter *a = s->adapter;
+    return (ql_outer){.m = m, .r = a->r, .cols = a->n, .s = h, .x = s->x.wide, .narrow = s->x.narrow, .ldx = s->x.ld,
+                      .out = a->grad_b, .stride_i = 1, .stride_j = a->r};
+}
+
+/* Of the layers whose products round to bf16, or of those whose do not. Those of A read the same x: one after the other. */
 static void add_gradients(const group *g, const ql_linear_use *uses, bool bf16, ql_group_x x, ql_workers *workers)
 {
-    ql_outer outers[2 * QL_LINEARS];
+    ql_outer of_a[2 * QL_LINEARS], of_b[QL_LINEARS];
     size_t count = 0;
-    for (int of_a = 1; of_a >= 0; of_a--) /* those of A, which read the same x, one after the other */
-        for (size_t i = 0; i < g->count; i++) {
-            const ql_adapter *a = g->side[i].adapter;
-            if (!a || !a->grad_a || g->side[i].layer->base->kernel->bf16_inputs != bf16)
-                continue;
-            ql_outer o = {.m = g->m, .r = a->r, .cols = a->n, .s = uses[i].h, .x = uses[i].dy,
-                          .narrow = uses[i].narrow_dy, .ldx = uses[i].ldy, .out = a->grad_b, .stride_i = 1,
-                          .stride_j = a->r};
-            if (of_a)
-                o = (ql_outer){.m = g->m, .r = a->r, .cols = a->k, .s = g->side[i].low, .x = x.wide,
-                               .narrow = x.narrow, .ldx = x.ld, .out = a->grad_a, .stride_i = a->k, .stride_j = 1};
-            outers[count++] = o;
-        }
-    if (count)
-        ql_outer_add(outers, count, bf16, workers);
+    for (size_t i = 0; i < g->count; i++) {
+        const side *s = &g->side[i];
+        if (!s->adapter || !s->adapter->grad_a || s->layer->base->kernel->bf16_inputs != bf16)
+            continue;
+        of_a[count] = gradient_of_a(s, g->m, x);
+        of_b[count++] = gradient_of_b(s, g->m, uses[i].h);
+    }
+    if (!count)
+        return;
+    memcpy(of_a + count, of_b, count * sizeof *of_b);
+    ql_outer_add(of_a, 2 * count, bf16, workers);
 }
 
 void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_group_x x, float *dx, size_t lddx,
@@ -333,7 +344,7 @@ void ql_group_backward(const ql_linear_use *uses, size_t count, size_t m, ql_gro
         late->make(late->self);
     }
     if (any_adapter(&g)) {
-        ql_mark(workers, QL_PART_OPTIMIZER);
+        ql_mark(workers, QL_PART_ADAPTERS);
         add_gradients(&g, uses, false, x, workers);
         add_gradients(&g, uses, true, x, workers);
     }
