@@ -9,6 +9,7 @@
 #include "kern/decode.h"
 #include "kern/gemv.h"
 #include "matmul_case.h"
+#include "matmul_error.h"
 #include "quant/matmul.h"
 #include "support.h"
 
@@ -67,72 +68,6 @@ static void multiply(const ql_matmul_kernel *kernel, const ql_product *p, size_t
     ql_workers_destroy(workers);
 }
 
-static double magnitude(const float *x, size_t count)
-{
-    double largest = 0;
-    for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, (double)fabsf(x[i]));
-    return largest;
-}
-
-static bool small_integers(const float *table)
-{
-    bool whole = true;
-    for (int t = 0; t < 16; t++)
-        whole = whole && fabsf(table[t]) <= 64 && table[t] == rintf(table[t]);
-    return whole;
-}
-
-/* Fixed point instead of floats; what the products of the sum [i][j] are off by at most, in fp32 1 % more. The largest x
- * that shares a scale has more than 2^13 units, and is off by less than one, others by a half. A table's largest has
- * more than 2^13, and its values are off by a half, small integers by nothing. One token's x has 2^13.99, a table's
- * largest 127 * 256, and products whose factors are no small integers lose one of two low digits, at most 2^14. */
-static double fixed_error(const run *r, const weight_case *c, size_t i, size_t j)
-{
-    const ql_product *p = &r->product;
-    const ql_wview *w = p->w;
-    const bool whole = !w->table || small_integers(w->table), digits = p->m == 1 && w->table;
-    const double most = w->table ? magnitude(w->table, 16) : 0, least_x = digits ? ldexp(1, 14) * 0.996 : ldexp(1, 13);
-    const double w_unit = whole ? 0 : most / (digits ? 127 * 256 : ldexp(1, 13));
-    double error = 0, x_unit = 0;
-    for (size_t l = 0; l < w->k; l++) {
-        const float *x = p->x + i * p->ldx;
-        if (l % w->format.group == 0)
-            x_unit = magnitude(x + l, w->k - l < w->format.group ? w->k - l : w->format.group) / least_x;
-        double scale = fabs((double)ql_wview_scale(w, j * ql_row_groups(w) + l / w->format.group));
-        double of_w = scale * w_unit / 2, lost = digits ? ldexp(1, 14) * x_unit * w_unit * scale : 0;
-        error += fabs((double)x[l]) * of_w + (fabs(c->values[j * w->k + l]) + of_w) * x_unit / 2 + lost;
-    }
-    return 1.01 * error;
-}
-
-/* Bytes instead of numbers: x is off by 1/254 of the largest of its 64, a weight by 1/254 of the largest that its scale
- * and table can make, or not at all when the table has small integers or there is none. What the products of the sum
- * [i][j] are off by at most, in fp32 1 % more. */
-static double byte_error(const run *r, const weight_case *c, size_t i, size_t j)
-{
-    const ql_product *p = &r->product;
-    const ql_wview *w = p->w;
-    double error = 0, largest = 0, most = 0;
-    bool whole = true;
-    for (int t = 0; t < 16 && w->table; t++) {
-        most = fmax(most, (double)fabsf(w->table[t]));
-        whole = whole && w->table[t] == rintf(w->table[t]);
-    }
-    for (size_t l = 0; l < w->k; l++) {
-        const float *x = p->x + i * p->ldx;
-        if (l % 64 == 0) {
-            largest = 0;
-            for (size_t n = l; n < l + 64 && n < w->k; n++)
-                largest = fmax(largest, (double)fabsf(x[n]));
-        }
-        double scale = fabs((double)ql_wview_scale(w, j * ql_row_groups(w) + l / w->format.group));
-        double of_x = largest / 254, of_w = whole ? 0 : scale * most / 254;
-        error += fabs((double)x[l]) * of_w + (fabs(c->values[j * w->k + l]) + of_w) * of_x;
-    }
-    return 1.01 * error;
-}
-
 /* |y - sum| <= gamma_(k+4) sum |x| |w| (Higham 2002, 3.1): k products and sums in any order, the
  * product with the scale, the scale itself, the earlier y. Rounding x and w to bf16 first adds at most
  * (1 + 2^-8)^2 - 1 = 2^-7 + 2^-16 of each term. Exact data leave no error at all. */
@@ -156,9 +91,9 @@ static void check_result(const ql_matmul_kernel *kernel, const run *r, const wei
             bool bytes = kernel->int8_inputs && !p->transposed && j < outputs;
             double bound = exact || j >= outputs ? 0 : gamma * size;
             if (bytes)
-                bound = byte_error(r, c, i, j) + gamma * size;
+                bound = case_byte_error(p, c, i, j) + gamma * size;
             else if (fixed && bound > 0)
-                bound = fixed_error(r, c, i, j) + gamma * size;
+                bound = case_fixed_error(p, c, i, j) + gamma * size;
             if (!(fabs(got - sum) <= bound)) /* ck_assert writes a file each time */
                 ck_abort_msg("%s, code %d scale %d group %u%s%s, m %zu n %zu k %zu: [%zu][%zu] is %.9g, not %.9g "
                              "(bound %.3g)",

@@ -1,15 +1,15 @@
-/* Products of fixed-point numbers by their bytes, of one token: x and a table as integers of at most 127 * 256 + 127, each
- * of two signed digits of 8 bits, v = 256 high + low. 64 bytes are looked up at a time, and four products a lane of
+/* Products of fixed-point numbers by their bytes, of one token: x and a table as integers of at most 127 * 256 + 127,
+ * each of two signed digits of 8 bits, v = 256 high + low. 64 bytes are looked up at a time, and of
  *
  *     w x = 2^16 w_high x_high + 2^8 (w_high x_low + w_low x_high) + w_low x_low
  *
- * are one instruction; the last term, at most 2^14, is left out, and what remains is counted in 2^8. It is 0 for small
+ * four products a lane are one instruction; the last term, at most 2^14, is left out, and what remains is counted in 2^8. It is 0 for small
  * integers, whose low digits are. Why not words at once: some processors take two steps to look up 32 of those, but one
  * for 64 bytes.
  *
  * The instruction wants w without a sign: each digit has ZERO more than it means, so a lane must start from
- * -ZERO (257 sum x_high + sum x_low). The sums of high digits begin with the start's upper 24 bits, and their shift by 8
- * takes in its lower ones: it is kept turned round by as much.
+ * -ZERO (257 sum x_high + sum x_low). The sums of high digits begin with the start's upper 24 bits, and their shift by
+ * 8 takes in its lower ones: it is kept turned round by as much.
  *
  * A lane has eight products of at most 2^30, in 2^8: in the end it is at most 2^25, whatever its parts amount to on the
  * way, modulo 2^32. Only for files compiled for AVX-512 with VNNI, VBMI and VBMI2. */

@@ -52,7 +52,7 @@ ql_plan ql_gemv_int8_plan(const ql_product *p, size_t threads);
 void ql_gemv_int8_pack(const ql_product *p, ql_plan plan, size_t token);
 void ql_gemv_int8_tile(const ql_product *p, ql_tile t, void *scratch);
 
-/* x and W are rounded to 15 bits of fixed point, which loses less than bf16; coded weights and a few tokens only. */
+/* x and W are rounded to 15 or 16 bits of fixed point, which loses less than bf16; coded weights and a few tokens only. */
 enum { QL_GEMV_INT16_TOKENS = 4 };
 void ql_gemv_int16_pack(const ql_product *p, ql_plan plan, size_t token);
 void ql_gemv_int16_tile(const ql_product *p, ql_tile t, void *scratch);

@@ -7,10 +7,13 @@
 /* x in fixed point of 14 bits and a sign, in powers of two of its own for all columns that share a scale; a table's
  * values of 14 bits likewise. A lane of integers gets eight products at most: 8 * 2^14 * (2^14 - 1) < 2^31.
  *
+ * One token meets 4-bit codes by bytes instead (digits_avx512.h); for more, of which each takes more products that way,
+ * there is no gain.
+ *
  * Why not bf16: some processors take two cycles over a vdpbf16ps and half of one over this, and it loses less.
  *
- * A row is one stream of units of 64 bytes, prefetched AHEAD bytes before they are needed. */
-enum { BITS = 14, MOST = (1 << BITS) - 1, RUN = 32, UNIT = 128, LANES = 16 };
+ * A row is one stream of units of 64 bytes. */
+enum { BITS = 14, MOST = (1 << BITS) - 1, RUN = 32, UNIT = 128, LANES = 16, ROWS = 4 };
 enum { AT_ONCE = QL_GEMV_INT16_TOKENS };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -22,7 +25,6 @@ static size_t factors_at(const ql_wview *w)
     return ql_gemv_padded(w) / UNIT * sizeof(digits_unit) / sizeof(float);
 }
 
-/* One token meets 4-bit codes by its digits, more by words, for which codes are looked up once. */
 static bool by_digits(const ql_product *p)
 {
     return p->m == 1 && p->w->table;
@@ -74,21 +76,21 @@ void ql_gemv_int16_pack(const ql_product *p, ql_plan plan, size_t token)
 /* What a row's integer sums are multiplied with, [group], and zeros after them. */
 static inline void multiply_scales(size_t groups, const float *scales, const float *factors, float *out)
 {
-    for (size_t g = 0; g <= groups; g += LANES) {
-        __mmask16 lanes = groups - g < LANES ? (__mmask16)((1u << (groups - g)) - 1) : 0xffff;
-        __m512 product = _mm512_maskz_mul_ps(lanes, _mm512_loadu_ps(scales + g), _mm512_loadu_ps(factors + g));
-        _mm512_storeu_ps(out + g, product);
-    }
+    size_t g = 0;
+    for (; g + LANES <= groups; g += LANES)
+        _mm512_storeu_ps(out + g, _mm512_mul_ps(_mm512_loadu_ps(scales + g), _mm512_loadu_ps(factors + g)));
+    __mmask16 lanes = (__mmask16)((1u << (groups - g)) - 1);
+    _mm512_storeu_ps(out + g, _mm512_maskz_mul_ps(lanes, _mm512_loadu_ps(scales + g), _mm512_loadu_ps(factors + g)));
 }
 
 /* Packed x of some tokens, and a row's factors. */
 typedef struct tokens_of {
-    size_t count, ldx;
+    size_t ldx;
     const int16_t *x;
     float factors[AT_ONCE][QL_GEMV_SCALES + 2 * QL_GEMV_SLACK];
 } tokens_of;
 
-/* Two distances: one into the second-level cache, in time for memory, and one from there. */
+/* From memory into the second-level cache, and from there. */
 INLINE void fetch(const char *codes)
 {
     enum { FAR = 4096, NEAR = 512 };
@@ -206,11 +208,12 @@ INLINE void row_int8(__m512 sums[AT_ONCE], const ql_wview *w, bool split, const 
     }
 }
 
-INLINE void one_row(const ql_product *p, size_t row, const tables *table, const tokens_of *tokens, size_t count)
+INLINE void one_row(__m512 sums[AT_ONCE], const ql_wview *w, size_t row, const tables *table, const tokens_of *tokens,
+                    size_t count)
 {
-    const ql_wview *w = p->w;
     const char *line = (const char *)w->codes + row * w->row_bytes;
-    __m512 sums[AT_ONCE] = {0};
+    for (size_t t = 0; t < count; t++)
+        sums[t] = _mm512_setzero_ps();
     if (w->table && w->format.group == 32)
         row_4bit(sums, w, 32, table, line, tokens, count);
     else if (w->table && w->format.group == 64)
@@ -221,9 +224,28 @@ INLINE void one_row(const ql_product *p, size_t row, const tables *table, const 
         row_int8(sums, w, true, line, tokens, count);
     else
         row_int8(sums, w, false, line, tokens, count);
+}
+
+/* What the lanes of four vectors add up to, in the same order each. */
+INLINE __m128 add_lanes(__m512 a, __m512 b, __m512 c, __m512 d)
+{
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 four = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    __m256 two = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1));
+}
+
+/* Sums of rows [row, row + rows), at most ROWS, go to y. */
+INLINE void write_rows(const ql_product *p, size_t row, size_t rows, __m512 sums[ROWS][AT_ONCE], size_t count)
+{
+    __mmask8 lanes = (__mmask8)((1u << rows) - 1);
     for (size_t t = 0; t < count; t++) {
-        float *y = p->y + t * p->ldy + row, sum = _mm512_reduce_add_ps(sums[t]);
-        *y = p->add ? *y + sum : sum;
+        float *y = p->y + t * p->ldy + row;
+        __m128 four = add_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
+        if (p->add)
+            four = _mm_add_ps(four, _mm_maskz_loadu_ps(lanes, y));
+        _mm_mask_storeu_ps(y, lanes, four);
     }
 }
 
@@ -237,14 +259,19 @@ INLINE void all_rows(const ql_product *p, ql_tile t, size_t count, const float *
         table.digits = digits_table(w->table, &unit);
     else if (w->table)
         table.words = fixed_table(w->table, BITS, &unit);
-    tokens_of tokens = {.count = count, .ldx = 2 * padded, .x = (const int16_t *)(const void *)packed};
-    for (size_t row = t.col; row < t.col + t.cols; row++) {
-        size_t at = (row - t.col) % most, left = t.col + t.cols - row;
+    tokens_of tokens; /* not cleared, as an initializer would */
+    tokens.ldx = 2 * padded;
+    tokens.x = (const int16_t *)(const void *)packed;
+    __m512 sums[ROWS][AT_ONCE] = {{{0}}};
+    for (size_t i = 0; i < t.cols; i++) {
+        size_t row = t.col + i, at = i % most, left = t.cols - i;
         if (at == 0)
             decode_scales_avx512(w, row * groups, (left < most ? left : most) * groups, scales);
-        for (size_t i = 0; i < count; i++)
-            multiply_scales(groups, scales + at * groups, packed + i * padded + factors_at(w), tokens.factors[i]);
-        one_row(p, row, &table, &tokens, count);
+        for (size_t n = 0; n < count; n++)
+            multiply_scales(groups, scales + at * groups, packed + n * padded + factors_at(w), tokens.factors[n]);
+        one_row(sums[i % ROWS], w, row, &table, &tokens, count);
+        if (i % ROWS == ROWS - 1 || left == 1)
+            write_rows(p, row - i % ROWS, i % ROWS + 1, sums, count);
     }
 }
 

@@ -1,0 +1,66 @@
+#include "matmul_error.h"
+
+#include "kern/decode.h"
+
+static double magnitude(const float *x, size_t count)
+{
+    double largest = 0;
+    for (size_t i = 0; i < count; i++)
+        largest = fmax(largest, (double)fabsf(x[i]));
+    return largest;
+}
+
+/* Of the `run` numbers that column l begins. */
+static double run_magnitude(const ql_product *p, size_t i, size_t l, size_t run)
+{
+    return magnitude(p->x + i * p->ldx + l, p->w->k - l < run ? p->w->k - l : run);
+}
+
+/* No table, or one of small integers, which become integers without an error. */
+static bool whole(const float *table)
+{
+    bool all = true;
+    for (int i = 0; table && i < 16; i++)
+        all = all && fabsf(table[i]) <= 64 && table[i] == rintf(table[i]);
+    return all;
+}
+
+static double scale_at(const ql_wview *w, size_t j, size_t l)
+{
+    return fabs((double)ql_wview_scale(w, j * ql_row_groups(w) + l / w->format.group));
+}
+
+/* x is off by 1/254 of the largest of its 64, a weight by 1/254 of the largest that its scale and table can make. */
+double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size_t j)
+{
+    const ql_wview *w = p->w;
+    const double step = whole(w->table) ? 0 : magnitude(w->table, 16) / 254;
+    double error = 0, of_x = 0;
+    for (size_t l = 0; l < w->k; l++) {
+        if (l % 64 == 0)
+            of_x = run_magnitude(p, i, l, 64) / 254;
+        double of_w = step * scale_at(w, j, l);
+        error += fabs((double)p->x[i * p->ldx + l]) * of_w + (fabs(c->values[j * w->k + l]) + of_w) * of_x;
+    }
+    return 1.01 * error;
+}
+
+/* Numbers are off by half a unit. The largest x that shares a scale, and the largest of a table, have at least 2^13
+ * units (x at most 2^14 - 1: it is off by one just below 2^14, where the unit below is twice its own). One token's
+ * largest x has more than 16319, a table's 127 * 256, and each product loses that of its low digits, at most 2^14,
+ * which is 0 where a factor is a small integer. */
+double case_fixed_error(const ql_product *p, const weight_case *c, size_t i, size_t j)
+{
+    const ql_wview *w = p->w;
+    const bool digits = p->m == 1 && w->table;
+    const double table_unit = whole(w->table) ? 0 : magnitude(w->table, 16) / (digits ? 127 * 256 : 1 << 13);
+    double error = 0, x_unit = 0;
+    for (size_t l = 0; l < w->k; l++) {
+        if (l % w->format.group == 0)
+            x_unit = run_magnitude(p, i, l, w->format.group) / (digits ? 16319 : 1 << 13);
+        double w_unit = table_unit * scale_at(w, j, l), lost = digits ? (1 << 14) * x_unit * w_unit : 0;
+        error += fabs((double)p->x[i * p->ldx + l]) * w_unit / 2 +
+                 (fabs(c->values[j * w->k + l]) + w_unit / 2) * x_unit / 2 + lost;
+    }
+    return 1.01 * error;
+}

@@ -1,0 +1,12 @@
+/* What rounding x and W puts into a sum of products, where a kernel does not round them to bf16. */
+#ifndef QL_TESTS_MATMUL_ERROR_H
+#define QL_TESTS_MATMUL_ERROR_H
+
+#include "matmul_case.h"
+
+/* The most that the products of the sum y[i][j] are off by, in fp32 1 % more: with x and W in bytes, and in the fixed
+ * point of a few tokens (kern/gemv.h). p multiplies by c, forward. */
+double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size_t j);
+double case_fixed_error(const ql_product *p, const weight_case *c, size_t i, size_t j);
+
+#endif
