@@ -3,9 +3,9 @@
  *
  *     w x = 2^16 w_high x_high + 2^8 (w_high x_low + w_low x_high) + w_low x_low
  *
- * four products a lane are one instruction; the last term, at most 2^14, is left out, and what remains is counted in 2^8. It is 0 for small
- * integers, whose low digits are. Why not words at once: some processors take two steps to look up 32 of those, but one
- * for 64 bytes.
+ * four products a lane are one instruction; the last term, at most 2^14, is left out, and what remains is counted in
+ * 2^8. It is 0 for small integers, whose low digits are. Why not words at once: some processors take two steps to look
+ * up 32 of those, but one for 64 bytes.
  *
  * The instruction wants w without a sign: each digit has ZERO more than it means, so a lane must start from
  * -ZERO (257 sum x_high + sum x_low). The sums of high digits begin with the start's upper 24 bits, and their shift by
