@@ -7,8 +7,8 @@
 #include "kern/matmul.h"
 
 extern const ql_matmul_kernel chain_case_kernel;
-/* The same, rounding x to bf16; the second reads one that is in bf16 already. */
-extern const ql_matmul_kernel chain_rounds_kernel, chain_reads_kernel;
+/* The same, rounding x to bf16, and forward y; the last reads, and gives, them as bf16. */
+extern const ql_matmul_kernel chain_rounds_kernel, chain_rounds_both_kernel, chain_reads_kernel;
 extern atomic_int chain_case_packed; /* tokens that it packed */
 
 #endif

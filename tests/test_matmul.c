@@ -242,6 +242,25 @@ START_TEST(threads_do_not_change_a_bit)
 }
 END_TEST
 
+/* y in bf16 is y in fp32 rounded, and nothing past its rows is written. */
+static void check_narrow_y(const ql_matmul_kernel *kernel, const ql_product *with_narrow_x, const float *wide, size_t ys)
+{
+    const uint16_t mark = 0x4129;
+    size_t outputs = ql_product_outputs(with_narrow_x);
+    guarded y = guarded_new(ys * sizeof(uint16_t), false);
+    uint16_t *at = (uint16_t *)(void *)y.data;
+    ql_product p = *with_narrow_x;
+    for (size_t j = 0; j < ys; j++)
+        at[j] = mark;
+    p.y = NULL;
+    p.narrow_y = at;
+    multiply(kernel, &p, 2);
+    for (size_t j = 0; j < ys; j++)
+        ck_assert_msg(at[j] == (j % p.ldy < outputs ? ql_f32_to_bf16(wide[j]) : mark), "%s: %zu tokens, number %zu",
+                      kernel->name, p.m, j);
+    guarded_free(&y);
+}
+
 /* x in bf16 counts as its values in fp32, to the bit, and nothing past its rows is read. */
 START_TEST(narrow_x_gives_the_bits_of_wide_x)
 {
@@ -270,6 +289,8 @@ START_TEST(narrow_x_gives_the_bits_of_wide_x)
         narrow.narrow = (const uint16_t *)(void *)x.data;
         multiply(kernel, &narrow, 2);
         ck_assert_msg(memcmp(wide, p->y, ys * sizeof(float)) == 0, "%s: %zu tokens", kernel->name, p->m);
+        if (kernel->reads_narrow && kernel->reads_narrow(p))
+            check_narrow_y(kernel, &narrow, wide, ys);
         free(wide);
         guarded_free(&x);
         run_free(&r);

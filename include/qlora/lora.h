@@ -136,7 +136,8 @@ QL_API void ql_linear_backward(const ql_linear *layer, size_t m, const float *x,
 /* A layer among some that share x, as q, k and v do. */
 typedef struct ql_linear_use {
     const ql_linear *layer;
-    float *y;         /* [m][n], rows ldy floats apart: of the forward pass */
+    float *y;         /* [m][n], rows ldy elements apart: of the forward pass */
+    uint16_t *narrow_y; /* y in bf16, in place of y, where ql_linears_give_bf16() and x is in bf16 too; else NULL */
     const float *dy;  /* the same of the backward pass */
     const uint16_t *narrow_dy; /* dy in bf16, in place of dy, where ql_linears_take_bf16(); else NULL */
     size_t ldy;
@@ -157,6 +158,8 @@ QL_API void ql_linears_backward(const ql_linear_use *uses, size_t count, size_t 
 /* Whether m tokens of x, and dy, may be in bf16, because all that is computed of them rounds them to it: without
  * dropout. */
 QL_API bool ql_linears_take_bf16(const ql_linear *const *layers, size_t count, size_t m);
+/* And whether y may be: the same, and no biases. */
+QL_API bool ql_linears_give_bf16(const ql_linear *const *layers, size_t count, size_t m);
 QL_API void ql_linears_forward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
                                     float *work, ql_workers *workers);
 QL_API void ql_linears_backward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,

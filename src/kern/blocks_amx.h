@@ -9,16 +9,27 @@
 
 enum { BLOCK = 32, LANES = 16, STEP = 32, TILE = 512 /* bf16 */, SUMS = 4 * LANES * LANES /* of a block */ };
 
-/* y[rows][cols] (+)= a tile of sums, [16 tokens][16 outputs] or, forward, turned. */
-static void write_tile(const float *sums, bool turned, size_t rows, size_t cols, float *y, size_t ldy, bool add)
+/* A tile of sums, [16 tokens][16 outputs] or, forward, turned. */
+static inline __attribute__((always_inline)) void load_sums(const float *sums, bool turned, __m512i line[LANES])
 {
-    __m512i line[LANES];
 #pragma GCC unroll 16
     for (size_t r = 0; r < LANES; r++)
         line[r] = _mm512_load_si512(sums + r * LANES);
     if (turned)
         turn16(line);
-    __mmask16 mask = (__mmask16)(cols >= LANES ? ~0u : (1u << cols) - 1);
+}
+
+static inline __mmask16 first_lanes(size_t count)
+{
+    return (__mmask16)(count >= LANES ? ~0u : (1u << count) - 1);
+}
+
+/* y[rows][cols] (+)= such a tile. */
+static void write_tile(const float *sums, bool turned, size_t rows, size_t cols, float *y, size_t ldy, bool add)
+{
+    __m512i line[LANES];
+    load_sums(sums, turned, line);
+    __mmask16 mask = first_lanes(cols);
     float *out = y;
 #pragma GCC unroll 16
     for (size_t r = 0; r < LANES; r++, out += ldy) {
@@ -31,11 +42,26 @@ static void write_tile(const float *sums, bool turned, size_t rows, size_t cols,
     }
 }
 
+static void write_narrow_tile(const float *sums, bool turned, size_t rows, size_t cols, uint16_t *y, size_t ldy)
+{
+    __m512i line[LANES];
+    load_sums(sums, turned, line);
+    __mmask16 mask = first_lanes(cols);
+    uint16_t *out = y;
+#pragma GCC unroll 16
+    for (size_t r = 0; r < LANES; r++, out += ldy) {
+        if (r >= rows)
+            return;
+        _mm256_mask_storeu_epi16(out, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_castsi512_ps(line[r])));
+    }
+}
+
 /* What is fetched into the second-level cache while tiles are multiplied, a few lines a step. */
 typedef struct soon {
-    const char *y; /* [32 rows][2 lines], to be written; NULL: none */
+    const char *y; /* [32 rows][2 lines, or 1 in bf16], to be written; NULL: none */
     size_t stride; /* bytes, of rows of y */
-    size_t y_line, y_lines; /* the first of those 64 at this block's first step, and how many a step */
+    size_t y_two;  /* 1: two lines */
+    size_t y_line, y_lines; /* the first of them at this block's first step, and how many a step */
     bool far_x;
     const char *x; /* packed */
     size_t x_lines;
@@ -45,8 +71,8 @@ static inline __attribute__((always_inline)) void fetch(soon lines, size_t step)
 {
     for (size_t i = 0; lines.y && i < lines.y_lines; i++) {
         size_t line = lines.y_line + step * lines.y_lines + i;
-        if (line < 2 * BLOCK)
-            __builtin_prefetch(lines.y + line / 2 * lines.stride + line % 2 * TILE_LINE, 0, 2);
+        if (line >> lines.y_two < BLOCK)
+            __builtin_prefetch(lines.y + (line >> lines.y_two) * lines.stride + (line & lines.y_two) * TILE_LINE, 0, 2);
     }
     for (size_t i = 0; i < lines.x_lines; i++)
         __builtin_prefetch(lines.x + (step * lines.x_lines + i) * TILE_LINE, 0, 2);

@@ -16,6 +16,7 @@ typedef struct ql_product {
     const uint16_t *narrow; /* x in bf16, in place of x, for kernels that read it so; else NULL */
     size_t ldx;
     float *y;
+    uint16_t *narrow_y; /* y in bf16, in place of y, from kernels that read a narrow x; without add; else NULL */
     size_t ldy;
     bool add;
     void *packed; /* x in the order of the way that multiplies: src/quant/matmul.c sees to it */
@@ -100,7 +101,7 @@ typedef struct ql_matmul_kernel {
     bool (*accepts)(const ql_wview *w);
     const ql_way *ways; /* the first that fits is taken; the last one takes everything */
     size_t way_count;
-    bool (*reads_narrow)(const ql_product *p); /* whether this product may have a narrow x; NULL: never */
+    bool (*reads_narrow)(const ql_product *p); /* whether this product may have a narrow x, and y; NULL: never */
     bool bf16_inputs;   /* rounds x and W to bf16, or to fixed point that loses no more; sums stay fp32 */
     bool int8_inputs;   /* rounds x to bytes with a factor for every 64, and a 4-bit code's values to bytes */
     bool (*pays)(void); /* whether this processor is fast at it, by a short timing; NULL: it is */

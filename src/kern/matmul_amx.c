@@ -197,7 +197,7 @@ static inline __attribute__((always_inline)) void multiply_tokens(bool transpose
     size_t across = ql_pieces(cols, BLOCK);
     const char *y = lines.y;
     float *before = NULL;
-    lines.y_lines = ql_pieces(2 * BLOCK, g->steps);
+    lines.y_lines = ql_pieces((1 + lines.y_two) * BLOCK, g->steps);
     lines.x_lines = lines.far_x ? ql_pieces(2 * TILE_ROWS, across) : 0;
     for (size_t i = 0; i < g->count; i++) {
         const segment *seg = &g->of[i];
@@ -206,7 +206,7 @@ static inline __attribute__((always_inline)) void multiply_tokens(bool transpose
         for (size_t s = 0; s < seg->steps; s += steps, lines.y_line += steps * lines.y_lines, add = true) {
             steps = ql_least(at_once, seg->steps - s);
             for (size_t o = 0; o < across; o++) {
-                lines.y = y ? y + o * 2 * TILE_LINE : NULL;
+                lines.y = y ? y + o * (1 + lines.y_two) * TILE_LINE : NULL;
                 lines.x = (const char *)(x + (s + steps) * 2 * TILE) + o * steps * lines.x_lines * TILE_LINE;
                 multiply_block(transposed, x + s * 2 * TILE, seg->w + (o * seg->steps + s) * 2 * TILE, steps, add,
                                sums + o * SUMS, before, lines);
@@ -234,8 +234,11 @@ static void write_rows(const ql_product *p, ql_tile t, const float *sums)
             size_t token = r / LANES, output = o / LANES % 2;
             const float *tile = sums + o / BLOCK * SUMS +
                                 (p->transposed ? 2 * token + output : 2 * output + token) * LANES * LANES;
-            write_tile(tile, !p->transposed, ql_least(LANES, t.rows - r), t.cols - o,
-                       p->y + (t.row + r) * p->ldy + t.col + o, p->ldy, p->add);
+            size_t rows = ql_least(LANES, t.rows - r), at = (t.row + r) * p->ldy + t.col + o;
+            if (p->narrow_y)
+                write_narrow_tile(tile, !p->transposed, rows, t.cols - o, p->narrow_y + at, p->ldy);
+            else
+                write_tile(tile, !p->transposed, rows, t.cols - o, p->y + at, p->ldy, p->add);
         }
 }
 
@@ -247,8 +250,11 @@ static void multiply_group(const ql_product *p, const group *g, ql_tile t, bool 
     for (size_t r = 0; r < t.rows; r += BLOCK, sums += waiting ? own : 0) {
         ql_tile rows = {t.row + r, ql_least(BLOCK, t.rows - r), t.col, t.cols};
         size_t block = rows.row / BLOCK;
-        soon on_its_way = {.y = last ? (const char *)(p->y + rows.row * p->ldy + t.col) : NULL,
-                           .stride = p->ldy * sizeof(float),
+        size_t size = p->narrow_y ? sizeof(uint16_t) : sizeof(float);
+        const char *y = p->narrow_y ? (const char *)p->narrow_y : (const char *)p->y;
+        soon on_its_way = {.y = last ? y + (rows.row * p->ldy + t.col) * size : NULL,
+                           .stride = p->ldy * size,
+                           .y_two = !p->narrow_y,
                            .far_x = t.rows * g->steps * STEP > FAR_X};
         if (rows.rows <= LANES)
             multiply_few_tokens(p->transposed, g, block, t.cols, !first, sums);

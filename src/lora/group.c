@@ -38,6 +38,7 @@ typedef struct group {
     size_t count, m;
     bool backward;
     float *y[QL_LINEARS]; /* of the forward pass; or dx alone */
+    uint16_t *narrow_y[QL_LINEARS];
     size_t ldy[QL_LINEARS];
     bool add;
     ql_product down[QL_LINEARS], product[2 * QL_LINEARS];
@@ -203,7 +204,7 @@ static void list_products(group *g)
             link_to(g->product, p);
             continue;
         }
-        p->y = g->y[i], p->ldy = g->ldy[i], p->add = g->add;
+        p->y = g->y[i], p->narrow_y = g->narrow_y[i], p->ldy = g->ldy[i], p->add = g->add;
         g->side[i].finish = (finish){.y = p->y, .ldy = p->ldy, .bias = g->backward ? NULL : g->side[i].layer->bias};
         g->chain[i] = (ql_chain){.product = p};
     }
@@ -213,6 +214,7 @@ static void list_products(group *g)
     }
     for (size_t i = 0; i < g->chains; i++) {
         finish *f = &g->side[i].finish;
+        assert(!g->narrow_y[i] || (!f->ups && !f->bias));
         if (f->ups || f->bias)
             g->chain[i].then = (ql_then){finish_tile, f};
     }
@@ -276,7 +278,7 @@ void ql_group_forward(const ql_linear_use *uses, size_t count, size_t m, ql_grou
     for (size_t i = 0; i < count; i++) {
         g.side[i].x = x;
         g.side[i].low = uses[i].h;
-        g.y[i] = uses[i].y, g.ldy[i] = uses[i].ldy;
+        g.y[i] = uses[i].y, g.narrow_y[i] = uses[i].narrow_y, g.ldy[i] = uses[i].ldy;
     }
     list_downs(&g);
     list_products(&g);

@@ -221,6 +221,14 @@ bool ql_linears_take_bf16(const ql_linear *const *layers, size_t count, size_t m
     return ql_group_takes_bf16(layers, count, m);
 }
 
+bool ql_linears_give_bf16(const ql_linear *const *layers, size_t count, size_t m)
+{
+    for (size_t i = 0; i < count; i++)
+        if (layers[i]->bias)
+            return false;
+    return ql_linears_take_bf16(layers, count, m);
+}
+
 void ql_linears_forward_bf16(const ql_linear_use *uses, size_t count, size_t m, const uint16_t *x, size_t ldx,
                              float *work, ql_workers *workers)
 {

@@ -39,7 +39,8 @@ static void list_linears(linears *l, const ql_block_call *call, ql_module first,
     }
 }
 
-/* A buffer of the pass in the width in which the layers that share it as x read it. */
+/* A buffer of the pass in the width in which the layers that share it as x read it. Gate and up read bf16 where they give
+ * it too. */
 static ql_either buffer_for(const ql_block_call *call, ql_module first, size_t count, float *buffer)
 {
     const ql_linear *layer[QL_LINEARS];
@@ -47,21 +48,23 @@ static ql_either buffer_for(const ql_block_call *call, ql_module first, size_t c
     for (size_t i = 0; i < count; i++)
         if (ql_module_present(&call->model->config, first + (ql_module)i))
             layer[present++] = &call->model->blocks[call->index].linear[first + i];
-    if (!(call->dropout && call->dropout->p > 0) && ql_linears_take_bf16(layer, present, call->m))
+    bool narrow = first == QL_GATE ? ql_linears_give_bf16(layer, present, call->m)
+                                   : ql_linears_take_bf16(layer, present, call->m);
+    if (narrow && !(call->dropout && call->dropout->p > 0))
         return (ql_either){.narrow = (uint16_t *)(void *)buffer};
     return (ql_either){.wide = buffer};
 }
 
 /* y[i] is what module `first` + i gives. */
 static void linear(const ql_block_call *call, ql_module first, size_t count, ql_either x, ql_saved *saved,
-                   float *const *y)
+                   const ql_either *y)
 {
     const ql_model_config *c = &call->model->config;
     size_t inputs = ql_module_inputs(c, first);
     linears l;
     list_linears(&l, call, first, count, saved);
     for (size_t i = 0; i < l.count; i++)
-        l.use[i].y = y[i];
+        l.use[i].y = y[i].wide, l.use[i].narrow_y = y[i].narrow;
     if (x.narrow)
         ql_linears_forward_bf16(l.use, l.count, call->m, x.narrow, inputs, call->pass->work, call->workers);
     else
@@ -209,7 +212,7 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
     const ql_block *block = &call->model->blocks[call->index];
     ql_either norm = buffer_for(call, QL_Q, QL_WITH_Q, call->pass->norm);
     block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow, norm);
-    linear(call, QL_Q, QL_WITH_Q, norm, saved, (float *const[]){saved->q_raw, saved->k_raw, saved->v});
+    linear(call, QL_Q, QL_WITH_Q, norm, saved, (const ql_either[]){{.wide = saved->q_raw}, {.wide = saved->k_raw}, {.wide = saved->v}});
     turn_heads(call, saved);
 }
 
@@ -218,19 +221,30 @@ static ql_glu glu_of(const ql_block_call *call)
     return call->model->config.gelu ? QL_GEGLU : QL_SWIGLU;
 }
 
-/* gate and up as the backward pass has them. */
-static ql_glu_in glu_in(const ql_block_call *call, const ql_saved *saved)
+/* Where gate and up are made in bf16: where they wait for the backward pass or, where they do not, where they would be
+ * in fp32. */
+static ql_glu_waiting place_gate_up(const ql_block_call *call, const ql_saved *saved)
 {
-    size_t ld = ql_ldgate(&call->model->config);
-    return (ql_glu_in){saved->gate, saved->up, ld, ld, saved->mlp};
+    const ql_model_config *c = &call->model->config;
+    uint16_t *gate = (uint16_t *)(void *)saved->gate, *up = (uint16_t *)(void *)saved->up;
+    if (saved->mlp.gate)
+        return saved->mlp;
+    return (ql_glu_waiting){gate, c->fused ? gate + c->intermediate_size : up};
 }
 
-static void activate(const ql_block_call *call, const ql_saved *saved, ql_either act)
+/* gate and up as the layers make them, and for the backward pass. `made`: in bf16, if anywhere. */
+static ql_glu_in glu_in(const ql_block_call *call, const ql_saved *saved, ql_glu_waiting made)
+{
+    size_t ld = ql_ldgate(&call->model->config);
+    return (ql_glu_in){saved->gate, saved->up, ld, ld, made};
+}
+
+static void activate(const ql_block_call *call, const ql_saved *saved, ql_glu_waiting made, ql_either act)
 {
     size_t f = call->model->config.intermediate_size;
-    ql_glu_in in = glu_in(call, saved);
-    in.waiting = (ql_glu_waiting){0};
-    ql_glu_forward(glu_of(call), call->m, f, &in, act, f, saved->mlp.gate ? &saved->mlp : NULL, call->workers);
+    ql_glu_in in = glu_in(call, saved, made);
+    bool narrows = saved->mlp.gate && !made.gate;
+    ql_glu_forward(glu_of(call), call->m, f, &in, act, f, narrows ? &saved->mlp : NULL, call->workers);
 }
 
 void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
@@ -240,14 +254,17 @@ void ql_block_tail(const ql_block_call *call, ql_saved *saved, float *out)
     ql_either norm = buffer_for(call, QL_GATE, QL_WITH_GATE, call->pass->norm);
     ql_either act = buffer_for(call, QL_DOWN, 1, call->pass->act);
     linear(call, QL_O, 1, (ql_either){.wide = saved->att}, saved,
-           &(float *const){c->out_norms ? saved->att_out : saved->mid});
+           &(ql_either){.wide = c->out_norms ? saved->att_out : saved->mid});
     if (c->out_norms)
         out_norm(call, block->att_out_norm, saved->att_out, saved->mid);
     block_norm(call, block->mlp_norm, saved->mid, saved->x, saved->mid_narrow, norm);
-    linear(call, QL_GATE, QL_WITH_GATE, norm, saved, (float *const[]){saved->gate, saved->up});
-    activate(call, saved, act);
+    ql_glu_waiting made = norm.narrow ? place_gate_up(call, saved) : (ql_glu_waiting){0};
+    linear(call, QL_GATE, QL_WITH_GATE, norm, saved,
+           (const ql_either[]){{saved->gate, made.gate}, {saved->up, made.up}});
+    activate(call, saved, made, act);
+    call->pass->made = made;
     call->pass->act_narrow = act.narrow;
-    linear(call, QL_DOWN, 1, act, saved, &(float *const){c->out_norms ? saved->mlp_out : out});
+    linear(call, QL_DOWN, 1, act, saved, &(ql_either){.wide = c->out_norms ? saved->mlp_out : out});
     if (c->out_norms)
         out_norm(call, block->mlp_out_norm, saved->mlp_out, out);
 }
@@ -263,18 +280,13 @@ void ql_block_forward(const ql_block_call *call, const ql_attention *attention, 
     ql_block_tail(call, saved, out);
 }
 
-/* Where the gradients of gate and up go: over these themselves or, in bf16, over their copies that waited so; where
- * none did to the buffer of the activation, which is as large as both. */
+/* Where the gradients of gate and up go: over these themselves, in fp32 or bf16. */
 static ql_glu_out place_gradients(const ql_block_call *call, const ql_saved *saved, bool narrow)
 {
-    const ql_model_config *c = &call->model->config;
-    size_t f = c->intermediate_size, ld = ql_ldgate(c);
-    uint16_t *act = (uint16_t *)(void *)call->pass->act;
-    if (!narrow)
-        return (ql_glu_out){.dgate = {.wide = saved->gate}, .dup = {.wide = saved->up}, .ld = ld};
-    if (saved->mlp.gate)
-        return (ql_glu_out){.dgate = {.narrow = saved->mlp.gate}, .dup = {.narrow = saved->mlp.up}, .ld = ld};
-    return (ql_glu_out){.dgate = {.narrow = act}, .dup = {.narrow = act + (c->fused ? f : call->m * f)}, .ld = ld};
+    ql_glu_waiting made = narrow ? place_gate_up(call, saved) : (ql_glu_waiting){0};
+    return (ql_glu_out){.dgate = {narrow ? NULL : saved->gate, made.gate},
+                        .dup = {narrow ? NULL : saved->up, made.up},
+                        .ld = ql_ldgate(&call->model->config)};
 }
 
 typedef struct gate_job {
@@ -292,18 +304,17 @@ static void gate_backward(void *self)
 }
 
 /* down_proj, and gate and up: what their gradients are made of gives the activation too, which the adapter's gradients
- * want, but for those that read it before or where its buffer is taken. */
+ * want, but for those that read it before. */
 static void down_backward(const ql_block_call *call, const ql_either *dout, ql_saved *saved, const ql_glu_out *out)
 {
     ql_pass *pass = call->pass;
     size_t f = call->model->config.intermediate_size;
     ql_either act = buffer_for(call, QL_DOWN, 1, pass->act);
-    gate_job job = {call, glu_in(call, saved), *out};
+    bool narrow = out->dgate.narrow;
+    gate_job job = {call, glu_in(call, saved, narrow ? place_gate_up(call, saved) : saved->mlp), *out};
     linears l;
     list_linears(&l, call, QL_DOWN, 1, saved);
-    bool same_width = (act.narrow != NULL) == (out->dgate.narrow != NULL);
-    bool taken = (const void *)out->dgate.narrow == pass->act;
-    if (same_width && !taken && ql_linears_may_be_late(l.use, 1)) {
+    if ((act.narrow != NULL) == narrow && ql_linears_may_be_late(l.use, 1)) {
         job.out.act = act;
         l.use[0].dy = dout->wide;
         ql_linears_backward_late(l.use, 1, call->m, act.wide, act.narrow, f, pass->dact, f,

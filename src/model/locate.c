@@ -5,13 +5,13 @@
 #include "base/finite.h"
 #include "model/pass.h"
 
-/* Of the MLP's activation, which may be in bf16. */
-static bool act_is_finite(const ql_pass *pass, size_t count)
+/* Of what may be in bf16, which `narrow` then is. */
+static bool is_finite(const float *wide, const uint16_t *narrow, size_t count)
 {
-    if (!pass->act_narrow)
-        return ql_all_finite(pass->act, count);
+    if (!narrow)
+        return ql_all_finite(wide, count);
     for (size_t i = 0; i < count; i++)
-        if ((pass->act_narrow[i] & 0x7f80) == 0x7f80)
+        if ((narrow[i] & 0x7f80) == 0x7f80)
             return false;
     return true;
 }
@@ -33,13 +33,15 @@ static const char *bad_part(const ql_pass *pass, const ql_saved *s, size_t token
         {"the norm or rotation of k", s->k, kv},
         {"attention", s->att, c->heads * c->head_dim},
         {"o_proj", s->mid, c->hidden_size},
-        {ql_module_name(c, QL_GATE), s->gate, ql_ldgate(c)},
-        {"up_proj", s->up, up},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!ql_all_finite(parts[i].x, tokens * parts[i].width))
             return parts[i].name;
-    if (!act_is_finite(pass, tokens * c->intermediate_size))
+    if (!is_finite(s->gate, pass->made.gate, tokens * ql_ldgate(c)))
+        return ql_module_name(c, QL_GATE);
+    if (!is_finite(s->up, pass->made.up, tokens * up))
+        return "up_proj";
+    if (!is_finite(pass->act, pass->act_narrow, tokens * c->intermediate_size))
         return c->gelu ? "gelu(gate) * up" : "silu(gate) * up";
     return "down_proj";
 }

@@ -42,6 +42,7 @@ typedef struct ql_pass {
     float *norm;      /* [T][D], in bf16 where the layers that read it take that */
     float *act;       /* [T][F], in bf16 too; */
     const uint16_t *act_narrow; /* then that is where a forward pass left it */
+    ql_glu_waiting made; /* gate and up of the last block of a forward pass, where they are in bf16 */
     float *rstd;      /* [T] of the norm at hand */
     float *dact;      /* [T][F] */
     float *d, *dnorm; /* [T][D] */
