@@ -96,7 +96,7 @@ static inline __attribute__((always_inline)) digits digits_look_up(__m512i index
     return (digits){_mm512_permutexvar_epi8(index, table.high), _mm512_permutexvar_epi8(index, table.low)};
 }
 
-/* What is needed twice, once loaded: else compilers load it twice. */
+/* What is needed twice, so that compilers do not load it twice. */
 static inline __attribute__((always_inline)) __m512i digits_keep(__m512i v)
 {
     __asm__("" : "+v"(v));
@@ -104,16 +104,16 @@ static inline __attribute__((always_inline)) __m512i digits_keep(__m512i v)
 }
 
 /* The sums of `count` times 64 products, one or two, in 2^8 units. */
-static inline __attribute__((always_inline)) __m512i digits_sum(__m512i start, const digits *w, const digits *x,
+static inline __attribute__((always_inline)) __m512i digits_sum(const __m512i *start, const digits *w, const digits *x,
                                                                 size_t count)
 {
-    __m512i high[2], first = digits_keep(start), sum = first;
+    __m512i high[2], sum = *start;
 #pragma GCC unroll 2
     for (size_t i = 0; i < count; i++) {
         high[i] = digits_keep(x[i].high);
         sum = _mm512_dpbusd_epi32(sum, w[i].high, high[i]);
     }
-    sum = _mm512_shldi_epi32(sum, first, 8);
+    sum = _mm512_shldi_epi32(sum, *start, 8);
 #pragma GCC unroll 2
     for (size_t i = 0; i < count; i++) {
         sum = _mm512_dpbusd_epi32(sum, w[i].high, x[i].low);

@@ -137,14 +137,15 @@ INLINE __m512 two_factors(const float *first, const float *second)
 INLINE void unit_digits(__m512 *sum, size_t group, digits table, __m512i code, const digits_unit *x,
                         const float *factors)
 {
+    code = digits_keep(code);
     digits w[2] = {digits_look_up(code, table), digits_look_up(_mm512_srli_epi16(code, 4), table)};
-    __m512 first = _mm512_cvtepi32_ps(digits_sum(x->starts[0], w, x->of, group == 32 ? 1 : 2));
+    __m512 first = _mm512_cvtepi32_ps(digits_sum(x->starts, w, x->of, group == 32 ? 1 : 2));
     if (group >= UNIT) {
         *sum = _mm512_fmadd_ps(first, _mm512_set1_ps(*factors), *sum);
     } else if (group == 64) {
         *sum = _mm512_fmadd_ps(first, two_factors(factors, factors + 1), *sum);
     } else {
-        __m512 second = _mm512_cvtepi32_ps(digits_sum(x->starts[1], w + 1, x->of + 1, 1));
+        __m512 second = _mm512_cvtepi32_ps(digits_sum(x->starts + 1, w + 1, x->of + 1, 1));
         *sum = _mm512_fmadd_ps(first, two_factors(factors, factors + 2), *sum);
         *sum = _mm512_fmadd_ps(second, two_factors(factors + 1, factors + 3), *sum);
     }
@@ -208,12 +209,11 @@ INLINE void row_int8(__m512 sums[AT_ONCE], const ql_wview *w, bool split, const 
     }
 }
 
-INLINE void one_row(__m512 sums[AT_ONCE], const ql_wview *w, size_t row, const tables *table, const tokens_of *tokens,
+INLINE void one_row(__m512 out[AT_ONCE], const ql_wview *w, size_t row, const tables *table, const tokens_of *tokens,
                     size_t count)
 {
     const char *line = (const char *)w->codes + row * w->row_bytes;
-    for (size_t t = 0; t < count; t++)
-        sums[t] = _mm512_setzero_ps();
+    __m512 sums[AT_ONCE] = {0};
     if (w->table && w->format.group == 32)
         row_4bit(sums, w, 32, table, line, tokens, count);
     else if (w->table && w->format.group == 64)
@@ -224,6 +224,8 @@ INLINE void one_row(__m512 sums[AT_ONCE], const ql_wview *w, size_t row, const t
         row_int8(sums, w, true, line, tokens, count);
     else
         row_int8(sums, w, false, line, tokens, count);
+    for (size_t t = 0; t < count; t++)
+        out[t] = sums[t];
 }
 
 /* What the lanes of four vectors add up to, in the same order each. */
