@@ -90,12 +90,11 @@ typedef struct tokens_of {
     float factors[AT_ONCE][QL_GEMV_SCALES + 2 * QL_GEMV_SLACK];
 } tokens_of;
 
-/* From memory into the second-level cache, and from there. */
+/* From memory into the second-level cache. */
 INLINE void fetch(const char *codes)
 {
-    enum { FAR = 4096, NEAR = 512 };
-    _mm_prefetch(codes + FAR, _MM_HINT_T1);
-    _mm_prefetch(codes + NEAR, _MM_HINT_T0);
+    enum { AHEAD = 8192 };
+    _mm_prefetch(codes + AHEAD, _MM_HINT_T1);
 }
 
 /* Lanes 0 to 7 have the columns of a unit's first 64-block, the others those of the second. In groups of 32 low and
