@@ -243,13 +243,13 @@ START_TEST(threads_do_not_change_a_bit)
 END_TEST
 
 /* y in bf16 is y in fp32 rounded, and nothing past its rows is written. */
-static void check_narrow_y(const ql_matmul_kernel *kernel, const ql_product *with_narrow_x, const float *wide, size_t ys)
+static void check_narrow_y(const ql_matmul_kernel *kernel, const ql_product *narrow_x, const float *wide, size_t ys)
 {
     const uint16_t mark = 0x4129;
-    size_t outputs = ql_product_outputs(with_narrow_x);
+    size_t outputs = ql_product_outputs(narrow_x);
     guarded y = guarded_new(ys * sizeof(uint16_t), false);
     uint16_t *at = (uint16_t *)(void *)y.data;
-    ql_product p = *with_narrow_x;
+    ql_product p = *narrow_x;
     for (size_t j = 0; j < ys; j++)
         at[j] = mark;
     p.y = NULL;

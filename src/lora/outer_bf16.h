@@ -85,8 +85,8 @@ static inline __attribute__((always_inline)) void pair_tile(const uint16_t *x, s
     }
 }
 
-/* The lines of x that the next block will read where this one reads a tile: its rows are too far apart for the processor
- * to foresee them. */
+/* The lines of x that the next block will read where this one reads a tile: its rows are too far apart for a processor
+ * to foresee. */
 static inline __attribute__((always_inline)) void fetch_next(const block *b, size_t step, size_t across)
 {
     const ql_outer *o = b->outer;

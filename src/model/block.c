@@ -39,8 +39,8 @@ static void list_linears(linears *l, const ql_block_call *call, ql_module first,
     }
 }
 
-/* A buffer of the pass in the width in which the layers that share it as x read it. Gate and up read bf16 where they give
- * it too. */
+/* A buffer of the pass in the width in which the layers that share it as x read it. Gate and up read bf16 where they
+ * give it too. */
 static ql_either buffer_for(const ql_block_call *call, ql_module first, size_t count, float *buffer)
 {
     const ql_linear *layer[QL_LINEARS];
@@ -212,7 +212,8 @@ void ql_block_qkv(const ql_block_call *call, ql_saved *saved)
     const ql_block *block = &call->model->blocks[call->index];
     ql_either norm = buffer_for(call, QL_Q, QL_WITH_Q, call->pass->norm);
     block_norm(call, block->input_norm, saved->x, call->residual, saved->x_narrow, norm);
-    linear(call, QL_Q, QL_WITH_Q, norm, saved, (const ql_either[]){{.wide = saved->q_raw}, {.wide = saved->k_raw}, {.wide = saved->v}});
+    linear(call, QL_Q, QL_WITH_Q, norm, saved,
+           (const ql_either[]){{.wide = saved->q_raw}, {.wide = saved->k_raw}, {.wide = saved->v}});
     turn_heads(call, saved);
 }
 
