@@ -4,10 +4,10 @@
 
 static double magnitude(const float *x, size_t count)
 {
-    double largest = 0;
+    float largest = 0;
     for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, (double)fabsf(x[i]));
-    return largest;
+        largest = fmaxf(largest, fabsf(x[i]));
+    return (double)largest;
 }
 
 /* Of the `run` numbers that column l begins. */
@@ -35,13 +35,12 @@ double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size
 {
     const ql_wview *w = p->w;
     const double step = whole(w->table) ? 0 : magnitude(w->table, 16) / 254;
-    double error = 0;
-    for (size_t from = 0; from < w->k; from += 64) {
-        double of_x = run_magnitude(p, i, from, 64) / 254;
-        for (size_t l = from; l < w->k && l < from + 64; l++) {
-            double of_w = step * scale_at(w, j, l);
-            error += fabs((double)p->x[i * p->ldx + l]) * of_w + (fabs(c->values[j * w->k + l]) + of_w) * of_x;
-        }
+    double error = 0, of_x = 0;
+    for (size_t l = 0; l < w->k; l++) {
+        if (l % 64 == 0)
+            of_x = run_magnitude(p, i, l, 64) / 254;
+        double of_w = step * scale_at(w, j, l);
+        error += fabs((double)p->x[i * p->ldx + l]) * of_w + (fabs(c->values[j * w->k + l]) + of_w) * of_x;
     }
     return 1.01 * error;
 }
