@@ -68,6 +68,17 @@ static void multiply(const ql_matmul_kernel *kernel, const ql_product *p, size_t
     ql_workers_destroy(workers);
 }
 
+/* Whether the product goes the way of fixed point. */
+static bool in_fixed_point(const ql_matmul_kernel *kernel, const ql_product *p)
+{
+#ifdef __x86_64__
+    return ql_way_of(kernel, p)->tile == ql_gemv_int16_tile;
+#else
+    (void)kernel, (void)p;
+    return false;
+#endif
+}
+
 /* |y - sum| <= gamma_(k+4) sum |x| |w| (Higham 2002, 3.1): k products and sums in any order, the
  * product with the scale, the scale itself, the earlier y. Rounding x and w to bf16 first adds at most
  * (1 + 2^-8)^2 - 1 = 2^-7 + 2^-16 of each term. Exact data leave no error at all. */
@@ -76,7 +87,7 @@ static void check_result(const ql_matmul_kernel *kernel, const run *r, const wei
     const ql_product *p = &r->product;
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
     double u = ldexp(1, -24), gamma = (double)(inputs + 4) * u / (1 - (double)(inputs + 4) * u);
-    bool fixed = ql_way_of(kernel, p)->tile == ql_gemv_int16_tile;
+    bool fixed = in_fixed_point(kernel, p);
     if (kernel->bf16_inputs && !fixed)
         gamma = ldexp(1, -7) + ldexp(1, -16) + 1.01 * gamma;
     for (size_t i = 0; i < p->m; i++) {
