@@ -30,16 +30,28 @@ static double scale_at(const ql_wview *w, size_t j, size_t l)
     return fabs((double)ql_wview_scale(w, j * ql_row_groups(w) + l / w->format.group));
 }
 
-/* x is off by 1/254 of the largest of its 64, a weight by 1/254 of the largest that its scale and table can make. */
-double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size_t j)
+/* The largest that the scales of the run that column l begins, and codes, can make. */
+static double code_magnitude(const ql_wview *w, size_t j, size_t l, size_t run)
+{
+    double largest = 0;
+    for (size_t at = l; at < w->k && at < l + run; at++)
+        largest = fmax(largest, scale_at(w, j, at));
+    return largest * (w->table ? magnitude(w->table, 16) : 127);
+}
+
+/* x is off by 1/254 of the largest of its run, a weight by 1/254 of the largest that its scale and table can make; in
+ * runs longer than a block, which have one factor of W too, by that of the largest scale of the run. */
+double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size_t j, size_t run)
 {
     const ql_wview *w = p->w;
     const double step = whole(w->table) ? 0 : magnitude(w->table, 16) / 254;
-    double error = 0, of_x = 0;
+    double error = 0, of_x = 0, of_run = 0;
     for (size_t l = 0; l < w->k; l++) {
-        if (l % 64 == 0)
-            of_x = run_magnitude(p, i, l, 64) / 254;
-        double of_w = step * scale_at(w, j, l);
+        if (l % run == 0) {
+            of_x = run_magnitude(p, i, l, run) / 254;
+            of_run = code_magnitude(w, j, l, run) / 254;
+        }
+        double of_w = run > QL_BLOCK ? of_run : step * scale_at(w, j, l);
         error += fabs((double)p->x[i * p->ldx + l]) * of_w + (fabs(c->values[j * w->k + l]) + of_w) * of_x;
     }
     return 1.01 * error;

@@ -4,9 +4,9 @@
 
 #include "matmul_case.h"
 
-/* The most that the products of the sum y[i][j] are off by, in fp32 1 % more: with x and W in bytes, and in the fixed
- * point of a few tokens (kern/gemv.h). p multiplies by c, forward. */
-double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size_t j);
+/* The most that the products of the sum y[i][j] are off by, in fp32 1 % more: with x and W in bytes, x with a factor for
+ * every `run` terms, and in the fixed point of a few tokens (kern/gemv.h). p multiplies by c, forward. */
+double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size_t j, size_t run);
 double case_fixed_error(const ql_product *p, const weight_case *c, size_t i, size_t j);
 
 #endif

@@ -11,7 +11,7 @@
 #include "quant/matmul.h"
 #include "support.h"
 
-enum { MORE = 2 };
+enum { MORE = 3 };
 
 /* The list, and after it what only tests run. */
 static const ql_matmul_kernel *kernel_at(size_t index)
@@ -21,7 +21,7 @@ static const ql_matmul_kernel *kernel_at(size_t index)
     if (index == ql_matmul_kernel_count)
         return &chain_case_kernel;
 #ifdef __x86_64__
-    return &ql_matmul_amx_emulated;
+    return index == ql_matmul_kernel_count + 1 ? &ql_matmul_amx_emulated : &ql_matmul_amx_int8_emulated;
 #else
     return NULL;
 #endif

@@ -44,8 +44,8 @@ const cli_option cli_compute_options[] = {
 
 const cli_option cli_inference_options[] = {
     {"compute", CLI_CHOICE, FIELD(compute), "f32|bf16|int8", "f32", 0, 0, false, "Base weights",
-     "bf16, int8: round the inputs of products with quantized weights to bf16, or to 8 bits with a factor for every 64, "
-     "where this processor is faster that way"},
+     "bf16, int8: round the inputs of products with quantized weights to bf16, or to 8 bits with a factor for every 64 "
+     "(in prompts, with AMX: 512), where this processor is faster that way"},
     {0},
 };
 

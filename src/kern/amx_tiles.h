@@ -41,6 +41,9 @@ static inline void tiles_end(void)
 /* c[i][j] += sum over l of a[i][l] b[l / 2][j][l % 2], bf16 with fp32 sums. */
 #define tile_dot_bf16(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
 
+/* c[i][j] += sum over l of a[i][l] b[l / 4][j][l % 4], signed bytes with 32-bit sums. */
+#define tile_dot_int8(c, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
+
 #else
 
 #include "base/half.h"
@@ -69,11 +72,26 @@ static inline void emulated_dot_bf16(float *c, const float *a, const float *b)
                 c[i * TILE_ROWS + j] += ql_bf16_to_f32(x[i][l]) * ql_bf16_to_f32(w[l / 2][2 * j + l % 2]);
 }
 
+static inline void emulated_dot_int8(float *sums, const float *a, const float *b)
+{
+    int8_t x[TILE_ROWS][TILE_LINE], w[TILE_ROWS][TILE_LINE];
+    int32_t c[TILE_ROWS][TILE_ROWS];
+    memcpy(x, a, sizeof x);
+    memcpy(w, b, sizeof w);
+    memcpy(c, sums, sizeof c);
+    for (size_t i = 0; i < TILE_ROWS; i++)
+        for (size_t l = 0; l < TILE_LINE; l++)
+            for (size_t j = 0; j < TILE_ROWS; j++)
+                c[i][j] += x[i][l] * w[l / 4][4 * j + l % 4];
+    memcpy(sums, c, sizeof c);
+}
+
 #define tile_zero(t) memset(emulated_tiles[t], 0, TILE_BYTES)
 #define tile_load(t, from) memcpy(emulated_tiles[t], from, TILE_BYTES)
 #define tile_stream(t, from) tile_load(t, from)
 #define tile_store(t, to) memcpy(to, emulated_tiles[t], TILE_BYTES)
 #define tile_dot_bf16(c, a, b) emulated_dot_bf16(emulated_tiles[c], emulated_tiles[a], emulated_tiles[b])
+#define tile_dot_int8(c, a, b) emulated_dot_int8(emulated_tiles[c], emulated_tiles[a], emulated_tiles[b])
 
 #endif
 

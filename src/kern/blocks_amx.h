@@ -56,6 +56,43 @@ static void write_narrow_tile(const float *sums, bool turned, size_t rows, size_
     }
 }
 
+/* The sums of rectangle t, at most 32 tokens, go to y. */
+static void write_rows(const ql_product *p, ql_tile t, const float *sums)
+{
+    for (size_t r = 0; r < t.rows; r += LANES)
+        for (size_t o = 0; o < t.cols; o += LANES) {
+            size_t token = r / LANES, output = o / LANES % 2;
+            const float *tile = sums + o / BLOCK * SUMS +
+                                (p->transposed ? 2 * token + output : 2 * output + token) * LANES * LANES;
+            size_t rows = ql_least(LANES, t.rows - r), at = (t.row + r) * p->ldy + t.col + o;
+            if (p->narrow_y)
+                write_narrow_tile(tile, !p->transposed, rows, t.cols - o, p->narrow_y + at, p->ldy);
+            else
+                write_tile(tile, !p->transposed, rows, t.cols - o, p->y + at, p->ldy, p->add);
+        }
+}
+
+/* Rectangles of `most` rows and columns at most, of panels `width` wide: the time of all threads is about that of the one
+ * with the most, and a quarter of a rectangle more, for which a slower processor keeps the others waiting. Decoding counts
+ * as 75 tokens more, reading x as 24 outputs more. */
+static void cut(ql_plan *plan, const ql_product *p, ql_tile most, size_t width, size_t threads)
+{
+    size_t best = SIZE_MAX, before = 0, fewest = ql_pieces(p->m, most.rows), last = ql_pieces(p->m, 2 * BLOCK);
+    size_t outputs = ql_product_outputs(p), widest = ql_least(most.cols, ql_pieces(outputs, QL_BLOCK) * QL_BLOCK);
+    for (size_t down = fewest; down == fewest || down <= last; down++) {
+        size_t rows = ql_pieces(ql_pieces(p->m, down ? down : 1), BLOCK) * BLOCK, high = ql_pieces(p->m, rows);
+        if (rows == before)
+            continue;
+        before = rows;
+        for (size_t cols = widest; cols >= QL_BLOCK; cols -= QL_BLOCK) {
+            size_t rounds = ql_pieces(high * ql_pieces(outputs, cols), threads);
+            size_t time = (4 * rounds + 1) * (rows * (cols + 24 * ql_pieces(cols, width)) + 75 * cols);
+            if (time < best)
+                best = time, plan->rows = rows, plan->cols = cols;
+        }
+    }
+}
+
 /* What is fetched into the second-level cache while tiles are multiplied, a few lines a step. */
 typedef struct soon {
     const char *y; /* [32 rows][2 lines, or 1 in bf16], to be written; NULL: none */
@@ -146,8 +183,8 @@ static inline __attribute__((always_inline)) void multiply_block(bool transposed
 }
 
 /* The same with no more than 16 tokens. */
-static void multiply_half_block(bool transposed, const uint16_t *x, const uint16_t *w, size_t steps, bool add,
-                                float *sums)
+static inline void multiply_half_block(bool transposed, const uint16_t *x, const uint16_t *w, size_t steps, bool add,
+                                       float *sums)
 {
     float *other = sums + (transposed ? 1 : 2) * LANES * LANES;
     tile_zero(0);

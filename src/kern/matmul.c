@@ -12,6 +12,7 @@ const ql_matmul_kernel *const ql_matmul_kernels[] = {
     &ql_matmul_avx512_bf16,
     &ql_matmul_amx,
     &ql_matmul_avx512_int8,
+    &ql_matmul_amx_int8,
 #elif defined __aarch64__
     &ql_matmul_neon,
 #endif

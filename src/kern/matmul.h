@@ -103,7 +103,7 @@ typedef struct ql_matmul_kernel {
     size_t way_count;
     bool (*reads_narrow)(const ql_product *p); /* whether this product may have a narrow x, and y; NULL: never */
     bool bf16_inputs;   /* rounds x and W to bf16, or to fixed point that loses no more; sums stay fp32 */
-    bool int8_inputs;   /* rounds x to bytes with a factor for every 64, and a 4-bit code's values to bytes */
+    bool int8_inputs;   /* rounds x to bytes with a factor for every 64 or more, and weights to bytes */
     bool (*pays)(void); /* whether this processor is fast at it, by a short timing; NULL: it is */
     bool blas; /* calls OpenBLAS, which the caller holds to one thread */
 } ql_matmul_kernel;

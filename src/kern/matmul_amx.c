@@ -97,26 +97,6 @@ static size_t tiles_packed(const ql_product *p)
     return packed_rows(p->m) * ql_amx_steps(ql_product_inputs(p)) * STEP * sizeof(uint16_t);
 }
 
-/* Rectangles: the time of all threads is about that of the one with the most, and a quarter of a rectangle more, for
- * which a slower processor keeps the others waiting. Decoding counts as 75 tokens more, reading x as 24 outputs more. */
-static void cut(ql_plan *plan, size_t m, size_t outputs, size_t most_rows, size_t threads)
-{
-    size_t best = SIZE_MAX, before = 0, fewest = ql_pieces(m, most_rows), most = ql_pieces(m, 2 * BLOCK);
-    size_t widest = ql_least(MOST_COLS, ql_pieces(outputs, QL_BLOCK) * QL_BLOCK);
-    for (size_t down = fewest; down == fewest || down <= most; down++) {
-        size_t rows = ql_pieces(ql_pieces(m, down ? down : 1), BLOCK) * BLOCK, high = ql_pieces(m, rows);
-        if (rows == before)
-            continue;
-        before = rows;
-        for (size_t cols = widest; cols >= QL_BLOCK; cols -= QL_BLOCK) {
-            size_t rounds = ql_pieces(high * ql_pieces(outputs, cols), threads);
-            size_t time = (4 * rounds + 1) * (rows * (cols + 24 * ql_pieces(cols, WIDTH)) + 75 * cols);
-            if (time < best)
-                best = time, plan->rows = rows, plan->cols = cols;
-        }
-    }
-}
-
 /* Outputs of a panel. */
 static size_t widest(size_t steps)
 {
@@ -129,7 +109,7 @@ static ql_plan tiles_plan(const ql_product *p, size_t threads)
     size_t steps = deepest(p, &waiting), most_rows = waiting ? WAITING_ROWS : MOST_ROWS, width = widest(steps);
     ql_plan plan = {.packs = ql_pieces(p->m, BLOCK) * ql_pieces(ql_product_inputs(p), panel_terms(ql_product_inputs(p))),
                     .packed = tiles_packed(p)};
-    cut(&plan, p->m, ql_product_outputs(p), most_rows, threads);
+    cut(&plan, p, (ql_tile){.rows = most_rows, .cols = MOST_COLS}, WIDTH, threads);
     plan.scratch = width * steps * STEP * sizeof(uint16_t) +
                    (waiting ? ql_least(packed_rows(p->m) + LANES, most_rows) : BLOCK) * width * sizeof(float);
     return plan;
@@ -224,22 +204,6 @@ static void multiply_few_tokens(bool transposed, const group *g, size_t block, s
         for (size_t o = 0; o < ql_pieces(cols, BLOCK); o++)
             multiply_half_block(transposed, g->of[i].x + block * g->of[i].steps * 2 * TILE,
                                 g->of[i].w + o * g->of[i].steps * 2 * TILE, g->of[i].steps, add, sums + o * SUMS);
-}
-
-/* The sums of rectangle t, at most 32 tokens, go to y. */
-static void write_rows(const ql_product *p, ql_tile t, const float *sums)
-{
-    for (size_t r = 0; r < t.rows; r += LANES)
-        for (size_t o = 0; o < t.cols; o += LANES) {
-            size_t token = r / LANES, output = o / LANES % 2;
-            const float *tile = sums + o / BLOCK * SUMS +
-                                (p->transposed ? 2 * token + output : 2 * output + token) * LANES * LANES;
-            size_t rows = ql_least(LANES, t.rows - r), at = (t.row + r) * p->ldy + t.col + o;
-            if (p->narrow_y)
-                write_narrow_tile(tile, !p->transposed, rows, t.cols - o, p->narrow_y + at, p->ldy);
-            else
-                write_tile(tile, !p->transposed, rows, t.cols - o, p->y + at, p->ldy, p->add);
-        }
 }
 
 /* Every token of rectangle t, no wider than a panel, with a group. */

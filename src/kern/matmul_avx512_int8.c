@@ -5,6 +5,7 @@
 #include "kern/few.h"
 #include "kern/gemv.h"
 #include "kern/kernels.h"
+#include "kern/wide_avx512.h"
 
 static bool accepts(const ql_wview *w)
 {
@@ -21,32 +22,12 @@ static bool forward(const ql_product *p)
     return !p->transposed;
 }
 
-static size_t wide_packed(const ql_product *p)
-{
-    return p->transposed ? ql_kernel_plan(&ql_matmul_avx512, p, 1).packed : 0;
-}
-
-static ql_plan wide_plan(const ql_product *p, size_t threads)
-{
-    return ql_kernel_plan(&ql_matmul_avx512, p, threads);
-}
-
-static void wide_pack(const ql_product *p, ql_plan plan, size_t index)
-{
-    ql_way_pack(ql_way_of(&ql_matmul_avx512, p), p, plan, index);
-}
-
-static void wide_tile(const ql_product *p, ql_tile t, void *scratch)
-{
-    ql_way_tile(ql_way_of(&ql_matmul_avx512, p), p, t, scratch);
-}
-
 static const ql_way ways[] = {
     {.fits = gemv_fits, .packed = ql_gemv_int8_packed, .plan = ql_gemv_int8_plan,
      .pack = ql_gemv_int8_pack, .tile = ql_gemv_int8_tile},
     {.fits = forward, .packed = ql_few_int8_packed, .plan = ql_few_int8_plan,
      .pack = ql_few_int8_pack, .tile = ql_few_int8_tile},
-    {.fits = ql_takes_everything, .packed = wide_packed, .plan = wide_plan, .pack = wide_pack, .tile = wide_tile},
+    WIDE_WAY,
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
