@@ -32,7 +32,7 @@ void ql_gemv_avx512_pack(const ql_product *p, ql_plan plan, size_t token)
 
 static void decode_scales(const ql_wview *w, size_t g, size_t count, float *out)
 {
-    decode_scales_avx512(w, g, count, out);
+    decode_scales_and_zeros(w, g, count, out);
 }
 
 static inline __attribute__((always_inline)) void unit_4bit(__m512 sums[AT_ONCE], size_t tokens, __m512 table,

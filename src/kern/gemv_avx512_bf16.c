@@ -90,7 +90,7 @@ static inline __attribute__((always_inline)) void all_rows(const ql_product *p, 
     for (size_t row = t.col; row < t.col + t.cols; row++) {
         size_t at = (row - t.col) % most, left = t.col + t.cols - row;
         if (at == 0)
-            decode_scales_avx512(p->w, row * groups, (left < most ? left : most) * groups, scales);
+            decode_scales_and_zeros(p->w, row * groups, (left < most ? left : most) * groups, scales);
         one_row(p, row, tokens, split, scales + at * groups, packed);
     }
 }

@@ -145,7 +145,7 @@ static inline __attribute__((always_inline)) void all_rows(const ql_product *p, 
     for (size_t row = t.col; row < t.col + t.cols; row++) {
         size_t at = (row - t.col) % most, left = t.col + t.cols - row;
         if (at == 0)
-            decode_scales_avx512(w, row * groups, (left < most ? left : most) * groups, scales);
+            decode_scales_and_zeros(w, row * groups, (left < most ? left : most) * groups, scales);
         const char *line = (const char *)w->codes + row * w->row_bytes;
         const float *own = scales + at * groups;
         __m512 sums[2] = {0};
