@@ -72,9 +72,9 @@ static void write_rows(const ql_product *p, ql_tile t, const float *sums)
         }
 }
 
-/* Rectangles of `most` rows and columns at most, of panels `width` wide: the time of all threads is about that of the one
- * with the most, and a quarter of a rectangle more, for which a slower processor keeps the others waiting. Decoding counts
- * as 75 tokens more, reading x as 24 outputs more. */
+/* Rectangles of `most` rows and columns at most, of panels `width` wide: the time of all threads is about that of the
+ * one with the most, and a quarter of a rectangle more, for which a slower processor keeps the others waiting. Decoding
+ * counts as 75 tokens more, reading x as 24 outputs more. */
 static void cut(ql_plan *plan, const ql_product *p, ql_tile most, size_t width, size_t threads)
 {
     size_t best = SIZE_MAX, before = 0, fewest = ql_pieces(p->m, most.rows), last = ql_pieces(p->m, 2 * BLOCK);

@@ -1,5 +1,5 @@
-/* AMX, 8 bits: x and decoded weights as signed bytes, with factors for every PART terms of a token and of an output, sums
- * of a part in integers, of all parts in fp32. Up to sixteen tokens go the way of vectors, dx = dy W that of fp32. As
+/* AMX, 8 bits: x and decoded weights as signed bytes, with factors for every PART terms of a token and of an output,
+ * sums of a part in integers, of all parts in fp32. Up to sixteen tokens go the way of vectors, dx = dy W that of fp32. As
  * in matmul_amx.c a panel of W is decoded into the second-level cache, once for all the tokens of a rectangle, and
  * 32 tokens of x x PART terms stay in the first-level cache while the panel streams by. */
 #include <immintrin.h>
@@ -86,7 +86,8 @@ static __m512i bytes_of(const float *x, size_t count, float by)
 }
 
 /* Sixteen tokens (`rows` are there) of a part of x: tiles two apart, and what a unit of their bytes means. */
-static void pack_part(const ql_product *p, size_t row, size_t rows, size_t from, size_t depth, char *tile, float *factors)
+static void pack_part(const ql_product *p, size_t row, size_t rows, size_t from, size_t depth, char *tile,
+                      float *factors)
 {
     float by[LANES] = {0};
     for (size_t r = 0; r < LANES; r++) {
@@ -140,7 +141,8 @@ static __m512i scale_bytes(const char *codes, float low, float high)
     float wide[QL_BLOCK];
     for (size_t i = 0; i < QL_BLOCK; i += LANES) {
         __m512i word = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(codes + i)));
-        _mm512_storeu_ps(wide + i, _mm512_mul_ps(_mm512_cvtepi32_ps(word), _mm512_set1_ps(i < QL_BLOCK / 2 ? low : high)));
+        __m512 by = _mm512_set1_ps(i < QL_BLOCK / 2 ? low : high);
+        _mm512_storeu_ps(wide + i, _mm512_mul_ps(_mm512_cvtepi32_ps(word), by));
     }
     return bytes_of(wide, QL_BLOCK, 1);
 }
@@ -156,7 +158,8 @@ static float fill_part(const ql_wview *w, size_t row, size_t from, size_t depth,
     __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
     for (size_t at = from; at < from + depth; at += QL_BLOCK, line += 2 * TILE_BYTES) {
         float low = scales[at / group - first] * by, high = scales[ql_least((at + 32) / group, last) - first] * by;
-        _mm512_storeu_si512(line, w->table ? look_up(codes + at / 2, table, low, high) : scale_bytes(codes + at, low, high));
+        _mm512_storeu_si512(line, w->table ? look_up(codes + at / 2, table, low, high)
+                                           : scale_bytes(codes + at, low, high));
     }
     return largest / 127;
 }
@@ -168,7 +171,8 @@ static float largest_code(const ql_wview *w)
 }
 
 /* factors: [part][WIDTH]. */
-static void fill_panel(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, char *panel, float *factors)
+static void fill_panel(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, char *panel,
+                       float *factors)
 {
     size_t steps = steps_of(depth);
     float code = largest_code(w);

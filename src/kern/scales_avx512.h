@@ -49,8 +49,8 @@ static inline void decode_scales_avx512(const ql_wview *w, size_t g, size_t coun
     }
 }
 
-/* The same and 16 zeros: where a row has an odd number of groups, a vector reads one that is not there, for columns whose
- * x is 0. */
+/* The same and 16 zeros: where a row has an odd number of groups, a vector reads one that is not there, for columns
+ * whose x is 0. */
 static inline void decode_scales_and_zeros(const ql_wview *w, size_t g, size_t count, float *out)
 {
     decode_scales_avx512(w, g, count, out);

@@ -304,8 +304,8 @@ static ql_outer gradient_of_b(const side *s, size_t m, const float *h)
                       .out = a->grad_b, .stride_i = 1, .stride_j = a->r};
 }
 
-/* Of the layers whose products round to bf16, or of those whose do not. Those of A, which read the same x, come one after
- * the other. */
+/* Of the layers whose products round to bf16, or of those whose do not. Those of A, which read the same x, come one
+ * after the other. */
 static void add_gradients(const group *g, const ql_linear_use *uses, bool bf16, ql_group_x x, ql_workers *workers)
 {
     ql_outer of_a[2 * QL_LINEARS], of_b[QL_LINEARS];
