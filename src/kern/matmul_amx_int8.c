@@ -7,10 +7,8 @@
 #include "base/cpu.h"
 #include "kern/blocks_amx.h"
 #include "kern/decode.h"
-#include "kern/few.h"
-#include "kern/gemv.h"
 #include "kern/kernels.h"
-#include "kern/wide_avx512.h"
+#include "kern/ways_int8.h"
 
 #ifndef QL_AMX_EMULATED
 enum { TERMS = 4096, WIDTH = 128 /* of a panel */, MOST_ROWS = 4096, MOST_COLS = 1024 };
@@ -18,11 +16,6 @@ enum { TERMS = 4096, WIDTH = 128 /* of a panel */, MOST_ROWS = 4096, MOST_COLS =
 enum { TERMS = 512, WIDTH = 64, MOST_ROWS = 4096, MOST_COLS = 128 };
 #endif
 enum { PART = QL_AMX_INT8_PART, FEW = 16 /* tokens */ };
-
-static bool accepts(const ql_wview *w)
-{
-    return ql_row_groups(w) && ql_row_groups(w) <= QL_GEMV_SCALES;
-}
 
 static size_t steps_of(size_t terms)
 {
@@ -267,26 +260,14 @@ static void tile_of(const ql_product *p, ql_tile t, void *scratch)
     tiles_end();
 }
 
-static bool gemv_fits(const ql_product *p)
-{
-    return !p->transposed && p->m <= 2;
-}
-
 static bool few_fits(const ql_product *p)
 {
     return !p->transposed && p->m <= FEW;
 }
 
-static bool forward(const ql_product *p)
-{
-    return !p->transposed;
-}
-
 static const ql_way ways[] = {
-    {.fits = gemv_fits, .packed = ql_gemv_int8_packed, .plan = ql_gemv_int8_plan,
-     .pack = ql_gemv_int8_pack, .tile = ql_gemv_int8_tile},
-    {.fits = few_fits, .packed = ql_few_int8_packed, .plan = ql_few_int8_plan,
-     .pack = ql_few_int8_pack, .tile = ql_few_int8_tile},
+    ONE_OR_TWO_WAY,
+    VNNI_WAY(few_fits),
     {.fits = forward, .packed = packed_bytes, .plan = plan_tiles, .pack = pack_tiles, .tile = tile_of,
      .packs_alike = true, .pack_tokens = BLOCK},
     WIDE_WAY,
