@@ -1,6 +1,31 @@
 #include "matmul_error.h"
 
 #include "kern/decode.h"
+#include "kern/few.h"
+#include "kern/gemv.h"
+#include "kern/kernels.h"
+
+bool case_in_fixed_point(const ql_matmul_kernel *kernel, const ql_product *p)
+{
+#ifdef __x86_64__
+    return ql_way_of(kernel, p)->tile == ql_gemv_int16_tile;
+#else
+    (void)kernel, (void)p;
+    return false;
+#endif
+}
+
+size_t case_byte_run(const ql_matmul_kernel *kernel, const ql_product *p)
+{
+#ifdef __x86_64__
+    void (*tile)(const ql_product *, ql_tile, void *) = ql_way_of(kernel, p)->tile;
+    if (tile != ql_gemv_int8_tile && tile != ql_few_int8_tile)
+        return QL_AMX_INT8_PART;
+#else
+    (void)kernel, (void)p;
+#endif
+    return QL_BLOCK;
+}
 
 static double magnitude(const float *x, size_t count)
 {

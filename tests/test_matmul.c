@@ -4,14 +4,12 @@
 #include <stdlib.h>
 
 #include "base/cpu.h"
-#include "base/workers.h"
 #include "kern/kernels.h"
 #include "kern/decode.h"
-#include "kern/few.h"
 #include "kern/gemv.h"
 #include "matmul_case.h"
 #include "matmul_error.h"
-#include "quant/matmul.h"
+#include "matmul_run.h"
 #include "support.h"
 
 typedef struct shape {
@@ -22,77 +20,6 @@ static const shape shapes[] = {{1, 1, 1},    {1, 33, 65},   {2, 16, 64},  {3, 70
                                {16, 100, 8}, {15, 4, 300},  {29, 97, 40}, {17, 66, 315}, {64, 64, 128},
                                {4, 17, 200}, {7, 50, 129},  {10, 33, 70}, {12, 20, 191}, {13, 3, 640}};
 
-/* One product: x and y end at guard pages, their rows further apart than they are long. */
-typedef struct run {
-    ql_product product;
-    guarded x, y;
-    float *before; /* y as it was */
-} run;
-
-static size_t span(size_t rows, size_t length, size_t ld)
-{
-    return (rows - 1) * ld + length;
-}
-
-static void run_make(run *r, const weight_case *c, bool transposed, size_t m, bool add, bool exact, bool low,
-                     ql_rng *rng)
-{
-    *r = (run){.product = {.w = &c->view, .transposed = transposed, .m = m, .add = add}};
-    ql_product *p = &r->product;
-    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
-    p->ldx = inputs + 3, p->ldy = outputs + 5;
-    size_t xs = span(m, inputs, p->ldx), ys = span(m, outputs, p->ldy);
-    r->x = guarded_new(xs * sizeof(float), low);
-    r->y = guarded_new(ys * sizeof(float), low);
-    p->x = (float *)(void *)r->x.data;
-    p->y = (float *)(void *)r->y.data;
-    r->before = malloc(ys * sizeof(float));
-    for (size_t i = 0; i < xs; i++)
-        ((float *)(void *)r->x.data)[i] = exact ? (float)ql_rng_below(rng, 9) - 4 : ql_uniform(ql_rng_next(rng)) - 0.5f;
-    for (size_t i = 0; i < ys; i++)
-        p->y[i] = r->before[i] = (float)ql_rng_below(rng, 9) - 4;
-}
-
-static void run_free(run *r)
-{
-    guarded_free(&r->x);
-    guarded_free(&r->y);
-    free(r->before);
-}
-
-static void multiply(const ql_matmul_kernel *kernel, const ql_product *p, size_t threads)
-{
-    ql_workers *workers;
-    ck_assert_int_eq(ql_workers_create(&workers, threads, NULL), QL_OK);
-    ck_assert_int_eq(ql_workers_reserve(workers, ql_product_scratch(kernel, p, threads), NULL), QL_OK);
-    ql_product_run(kernel, p, workers);
-    ql_workers_destroy(workers);
-}
-
-/* Whether the product goes the way of fixed point. */
-static bool in_fixed_point(const ql_matmul_kernel *kernel, const ql_product *p)
-{
-#ifdef __x86_64__
-    return ql_way_of(kernel, p)->tile == ql_gemv_int16_tile;
-#else
-    (void)kernel, (void)p;
-    return false;
-#endif
-}
-
-/* Terms of x that share a factor where they are rounded to bytes. */
-static size_t byte_run(const ql_matmul_kernel *kernel, const ql_product *p)
-{
-#ifdef __x86_64__
-    void (*tile)(const ql_product *, ql_tile, void *) = ql_way_of(kernel, p)->tile;
-    if (tile != ql_gemv_int8_tile && tile != ql_few_int8_tile)
-        return QL_AMX_INT8_PART;
-#else
-    (void)kernel, (void)p;
-#endif
-    return QL_BLOCK;
-}
-
 /* |y - sum| <= gamma_(k+4) sum |x| |w| (Higham 2002, 3.1): k products and sums in any order, the
  * product with the scale, the scale itself, the earlier y. Rounding x and w to bf16 first adds at most
  * (1 + 2^-8)^2 - 1 = 2^-7 + 2^-16 of each term. Exact data leave no error at all. */
@@ -101,7 +28,7 @@ static void check_result(const ql_matmul_kernel *kernel, const run *r, const wei
     const ql_product *p = &r->product;
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
     double u = ldexp(1, -24), gamma = (double)(inputs + 4) * u / (1 - (double)(inputs + 4) * u);
-    bool fixed = in_fixed_point(kernel, p);
+    bool fixed = case_in_fixed_point(kernel, p);
     if (kernel->bf16_inputs && !fixed)
         gamma = ldexp(1, -7) + ldexp(1, -16) + 1.01 * gamma;
     for (size_t i = 0; i < p->m; i++) {
@@ -116,7 +43,7 @@ static void check_result(const ql_matmul_kernel *kernel, const run *r, const wei
             bool bytes = kernel->int8_inputs && !p->transposed && j < outputs;
             double bound = exact || j >= outputs ? 0 : gamma * size;
             if (bytes)
-                bound = case_byte_error(p, c, i, j, byte_run(kernel, p)) + gamma * size;
+                bound = case_byte_error(p, c, i, j, case_byte_run(kernel, p)) + gamma * size;
             else if (fixed && bound > 0)
                 bound = case_fixed_error(p, c, i, j) + gamma * size;
             if (!(fabs(got - sum) <= bound)) /* ck_assert writes a file each time */
@@ -326,6 +253,30 @@ START_TEST(narrow_x_gives_the_bits_of_wide_x)
 }
 END_TEST
 
+/* A token with a NaN gives nothing else, the others nothing of it. */
+START_TEST(nan_is_not_lost)
+{
+    const ql_matmul_kernel *kernel = kernel_at(_i);
+    static const size_t tokens[] = {1, 2, 4, 7, 16, 45};
+    ql_rng rng = {.seed = 14};
+    weight_case c;
+    weight_case_make(&c, ql_format_default(), 70, 172, false, false, &rng);
+    for (size_t i = 0; i < 12 && runnable(kernel); i++) {
+        run r;
+        run_make(&r, &c, i & 1, tokens[i / 2], false, false, false, &rng);
+        ql_product *p = &r.product;
+        size_t bad = p->m / 2;
+        ((float *)(void *)r.x.data)[bad * p->ldx + 5] = NAN;
+        multiply(kernel, p, 1);
+        for (size_t t = 0; t < p->m; t++)
+            for (size_t j = 0; j < ql_product_outputs(p); j++)
+                ck_assert_msg(isnan(p->y[t * p->ldy + j]) == (t == bad), "%s: token %zu of %zu", kernel->name, t, p->m);
+        run_free(&r);
+    }
+    weight_case_free(&c);
+}
+END_TEST
+
 /* Scratch is reserved once, for the most tokens. */
 START_TEST(scratch_is_enough_for_fewer_tokens)
 {
@@ -400,6 +351,7 @@ int main(void)
     tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);
     tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
     tcase_add_loop_test(tcase, narrow_x_gives_the_bits_of_wide_x, 0, kernels);
+    tcase_add_loop_test(tcase, nan_is_not_lost, 0, kernels);
     tcase_add_loop_test(tcase, scratch_is_enough_for_fewer_tokens, 0, kernels);
     tcase_add_loop_test(tcase, rectangles_begin_at_multiples_of_16, 0, kernels);
     tcase_add_test(tcase, selection_follows_features);

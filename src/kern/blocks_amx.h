@@ -141,12 +141,14 @@ static inline __attribute__((always_inline)) void more_steps(bool transposed, co
     }
 }
 
-static inline void store_sums(float *sums)
+/* In fp32 or 32-bit integers. */
+static inline void store_sums(void *sums)
 {
-    tile_store(0, sums);
-    tile_store(1, sums + LANES * LANES);
-    tile_store(2, sums + 2 * LANES * LANES);
-    tile_store(3, sums + 3 * LANES * LANES);
+    char *to = sums;
+    tile_store(0, to);
+    tile_store(1, to + TILE_BYTES);
+    tile_store(2, to + 2 * TILE_BYTES);
+    tile_store(3, to + 3 * TILE_BYTES);
 }
 
 /* sums (+)= 32 tokens of packed x with 32 outputs of the panel. The tiles still hold the sums of the block before,

@@ -3,11 +3,9 @@
 #ifndef QL_SRC_KERN_INT8_AVX512_H
 #define QL_SRC_KERN_INT8_AVX512_H
 
-#include <immintrin.h>
-#include <math.h>
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+
+#include "kern/bytes_avx512.h"
 
 /* The weights' bytes stand for 128 more than they mean: sums start at -128 times the sum of x. */
 enum { INT8_ZERO = 128 };
@@ -15,19 +13,9 @@ enum { INT8_ZERO = 128 };
 /* 64 numbers of x, of which `count` exist, as round(x / factor), the largest magnitude as 127. */
 static inline __m512i quantize64(const float *x, size_t count, float *factor)
 {
-    __m512 v[4], most = _mm512_setzero_ps();
-    for (size_t i = 0; i < 4; i++) {
-        size_t left = count > 16 * i ? count - 16 * i : 0;
-        v[i] = _mm512_maskz_loadu_ps(left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff, x + 16 * i);
-        most = _mm512_max_ps(most, _mm512_abs_ps(v[i]));
-    }
-    float largest = _mm512_reduce_max_ps(most);
-    __m512 by = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);
-    __m128i bytes[4];
-    for (size_t i = 0; i < 4; i++)
-        bytes[i] = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[i], by)));
+    float largest = largest_magnitude(x, count < 64 ? count : 64);
     *factor = largest / 127;
-    return _mm512_loadu_si512(bytes);
+    return bytes64(x, count, largest > 0 ? 127 / largest : 0);
 }
 
 /* What sums of every lane's four products start from. */

@@ -6,6 +6,7 @@
 
 #include "base/cpu.h"
 #include "kern/blocks_amx.h"
+#include "kern/bytes_avx512.h"
 #include "kern/decode.h"
 #include "kern/kernels.h"
 #include "kern/ways_int8.h"
@@ -49,49 +50,20 @@ static ql_plan plan_tiles(const ql_product *p, size_t threads)
     return plan;
 }
 
-static __mmask16 lanes_of(size_t count)
-{
-    return (__mmask16)(count >= LANES ? 0xffff : (1u << count) - 1);
-}
-
-/* As bits, where what is not a number is larger than all others, and is not lost. */
-static float largest_of(const float *x, size_t count)
-{
-    __m512i most = _mm512_setzero_si512();
-    for (size_t i = 0; i < count; i += LANES)
-        most = _mm512_max_epu32(most, (__m512i)_mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_of(count - i), x + i)));
-    uint32_t bits = _mm512_reduce_max_epu32(most);
-    float largest;
-    memcpy(&largest, &bits, sizeof largest);
-    return largest;
-}
-
-/* Up to 64 numbers times `by`, rounded, and zeros. */
-static __m512i bytes_of(const float *x, size_t count, float by)
-{
-    __m128i bytes[4];
-    for (size_t i = 0; i < 4; i++) {
-        __mmask16 there = count > i * LANES ? lanes_of(count - i * LANES) : 0;
-        __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, x + (there ? i * LANES : 0)), _mm512_set1_ps(by));
-        bytes[i] = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled));
-    }
-    return _mm512_loadu_si512(bytes);
-}
-
 /* Sixteen tokens (`rows` are there) of a part of x: tiles two apart, and what a unit of their bytes means. */
 static void pack_part(const ql_product *p, size_t row, size_t rows, size_t from, size_t depth, char *tile,
                       float *factors)
 {
     float by[LANES] = {0};
     for (size_t r = 0; r < LANES; r++) {
-        float largest = r < rows ? largest_of(p->x + (row + r) * p->ldx + from, depth) : 0;
+        float largest = r < rows ? largest_magnitude(p->x + (row + r) * p->ldx + from, depth) : 0;
         factors[r] = largest / 127;
         by[r] = largest > 0 ? 127 / largest : 0;
     }
     for (size_t at = 0; at < depth; at += QL_BLOCK, tile += 2 * TILE_BYTES) {
         __m512i line[LANES];
         for (size_t r = 0; r < LANES; r++)
-            line[r] = r < rows ? bytes_of(p->x + (row + r) * p->ldx + from + at, depth - at, by[r])
+            line[r] = r < rows ? bytes64(p->x + (row + r) * p->ldx + from + at, depth - at, by[r])
                                : _mm512_setzero_si512();
         turn16(line);
         for (size_t r = 0; r < LANES; r++)
@@ -137,7 +109,7 @@ static __m512i scale_bytes(const char *codes, float low, float high)
         __m512 by = _mm512_set1_ps(i < QL_BLOCK / 2 ? low : high);
         _mm512_storeu_ps(wide + i, _mm512_mul_ps(_mm512_cvtepi32_ps(word), by));
     }
-    return bytes_of(wide, QL_BLOCK, 1);
+    return bytes64(wide, QL_BLOCK, 1);
 }
 
 /* A row's terms [from, from + depth) of a part, whose first step's line is `line`; what a unit of its bytes means. */
@@ -147,7 +119,7 @@ static float fill_part(const ql_wview *w, size_t row, size_t from, size_t depth,
     size_t group = w->format.group, first = from / group, last = (from + depth - 1) / group;
     const char *codes = (const char *)w->codes + row * w->row_bytes;
     ql_decode_scales(w, row * ql_row_groups(w) + first, last - first + 1, scales);
-    float largest = largest_of(scales, last - first + 1) * largest_code, by = largest > 0 ? 127 / largest : 0;
+    float largest = largest_magnitude(scales, last - first + 1) * largest_code, by = largest > 0 ? 127 / largest : 0;
     __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
     for (size_t at = from; at < from + depth; at += QL_BLOCK, line += 2 * TILE_BYTES) {
         float low = scales[at / group - first] * by, high = scales[ql_least((at + 32) / group, last) - first] * by;
@@ -160,7 +132,7 @@ static float fill_part(const ql_wview *w, size_t row, size_t from, size_t depth,
 /* What the largest of scale times code is to the scale. */
 static float largest_code(const ql_wview *w)
 {
-    return w->table ? largest_of(w->table, 16) : 127;
+    return w->table ? largest_magnitude(w->table, 16) : 127;
 }
 
 /* factors: [part][WIDTH]. */
@@ -196,10 +168,7 @@ static void multiply_part(const char *x, const char *w, size_t steps, int32_t *s
         tile_dot_int8(2, 5, 6);
         tile_dot_int8(3, 5, 7);
     }
-    tile_store(0, sums);
-    tile_store(1, sums + LANES * LANES);
-    tile_store(2, sums + 2 * LANES * LANES);
-    tile_store(3, sums + 3 * LANES * LANES);
+    store_sums(sums);
 }
 
 /* sums (+)= such integers times the factors of 32 outputs and 32 tokens. */
