@@ -26,7 +26,7 @@ static uint64_t read_all(const void *p, size_t bytes)
 
 const roof roof_portable = {"scalar", 0, work, read_all};
 
-/* Slowest first. */
+/* Slowest first, but that of bytes comes before bf16's, which whoever may use both is compared with. */
 static const roof *const roofs[] = {
     &roof_portable,
 #ifdef __x86_64__
@@ -34,6 +34,7 @@ static const roof *const roofs[] = {
     &roof_avx512,
     &roof_avx512_bf16,
     &roof_avx512_int8,
+    &roof_amx_int8,
     &roof_amx,
 #endif
 };

@@ -15,7 +15,7 @@ typedef struct roof {
     uint64_t (*read)(const void *p, size_t bytes); /* reads every line once; bytes: multiple of 1024 */
 } roof;
 
-extern const roof roof_portable, roof_avx2, roof_avx512, roof_avx512_bf16, roof_avx512_int8, roof_amx;
+extern const roof roof_portable, roof_avx2, roof_avx512, roof_avx512_bf16, roof_avx512_int8, roof_amx_int8, roof_amx;
 
 /* The roof of a kernel that needs these bits. */
 const roof *roof_for(uint32_t cpu);
