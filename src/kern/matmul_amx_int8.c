@@ -246,11 +246,11 @@ enum { WAYS = sizeof ways / sizeof *ways };
 #ifndef QL_AMX_EMULATED
 const ql_matmul_kernel ql_matmul_amx_int8 = {
     .name = "amx-int8",
-    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_BF16 | QL_CPU_AMX_INT8,
+    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_VBMI | QL_CPU_AVX512_BF16 | QL_CPU_AMX_INT8,
 #else
 const ql_matmul_kernel ql_matmul_amx_int8_emulated = {
     .name = "amx-int8, emulated",
-    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_BF16,
+    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_VBMI | QL_CPU_AVX512_BF16,
 #endif
     .accepts = accepts,
     .ways = ways,
