@@ -83,8 +83,7 @@ static bool ready_kernel(ready *r)
     if (ql_workers_reserve(c->workers, ql_product_scratch(kernel, &p, c->threads), NULL) != QL_OK)
         return false;
     product(r, 0);
-    return case_right(c, kernel->name, c->dense, (kernel->bf16_inputs ? QL_ROUND_BF16 : 0) |
-                                                     (kernel->int8_inputs && !c->transposed ? QL_ROUND_INT8 : 0));
+    return case_right(c, kernel->name, c->dense, ql_kernel_rounds(kernel, &p));
 }
 
 /* What bounds the product: reading the weights or multiplying. */

@@ -29,7 +29,7 @@ static void check_result(const ql_matmul_kernel *kernel, const run *r, const wei
     size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
     double u = ldexp(1, -24), gamma = (double)(inputs + 4) * u / (1 - (double)(inputs + 4) * u);
     bool fixed = case_in_fixed_point(kernel, p);
-    if (kernel->bf16_inputs && !fixed)
+    if ((ql_kernel_rounds(kernel, p) & QL_ROUND_BF16) && !fixed)
         gamma = ldexp(1, -7) + ldexp(1, -16) + 1.01 * gamma;
     for (size_t i = 0; i < p->m; i++) {
         for (size_t j = 0; j < p->ldy && i * p->ldy + j < span(p->m, outputs, p->ldy); j++) {
@@ -40,7 +40,7 @@ static void check_result(const ql_matmul_kernel *kernel, const run *r, const wei
                 sum += (double)p->x[i * p->ldx + l] * w;
                 size += fabs((double)p->x[i * p->ldx + l] * w);
             }
-            bool bytes = kernel->int8_inputs && !p->transposed && j < outputs;
+            bool bytes = (ql_kernel_rounds(kernel, p) & QL_ROUND_INT8) && j < outputs;
             double bound = exact || j >= outputs ? 0 : gamma * size;
             if (bytes)
                 bound = case_byte_error(p, c, i, j, case_byte_run(kernel, p)) + gamma * size;

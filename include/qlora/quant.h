@@ -139,7 +139,7 @@ QL_API void ql_weight_allow_bf16(ql_weight *w, bool allow);
  * 8 bits (INT4's stay exact), where this processor is faster that way. An element of x may be off by 1/254 of the
  * largest of its 64, a weight by 1/254 of the largest that its group can have. More than sixteen tokens on processors
  * with AMX have a factor for every 512 instead, in x and in each row of W. Takes the place of ql_weight_allow_bf16();
- * dx = dy W stays in fp32. Off at first. Not while other threads use w. */
+ * dx = dy W stays in fp32 or, with AMX, rounds to bf16. Off at first. Not while other threads use w. */
 QL_API void ql_weight_allow_int8(ql_weight *w, bool allow);
 
 QL_API void ql_weight_destroy(ql_weight *w);       /* NULL is fine */

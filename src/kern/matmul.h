@@ -71,6 +71,7 @@ typedef struct ql_way {
     /* Not 0: piece i of the packed x is of that many tokens, of the block i % (blocks of as many tokens in m), and a
      * rectangle that begins with a block reads what is packed of its own tokens only. */
     size_t pack_tokens;
+    unsigned rounds; /* QL_ROUND_ bits: what this way rounds to, where its kernel has int8_inputs */
 } ql_way;
 
 /* For ways that pack nothing, and for the one that takes everything. */
@@ -103,7 +104,7 @@ typedef struct ql_matmul_kernel {
     size_t way_count;
     bool (*reads_narrow)(const ql_product *p); /* whether this product may have a narrow x, and y; NULL: never */
     bool bf16_inputs;   /* rounds x and W to bf16, or to fixed point that loses no more; sums stay fp32 */
-    bool int8_inputs;   /* rounds x to bytes with a factor for every 64 or more, and weights to bytes */
+    bool int8_inputs;   /* has ways that round x to bytes with a factor for every 64 or more, and weights to bytes */
     bool (*pays)(void); /* whether this processor is fast at it, by a short timing; NULL: it is */
     bool blas; /* calls OpenBLAS, which the caller holds to one thread */
 } ql_matmul_kernel;
@@ -114,6 +115,12 @@ static inline const ql_way *ql_way_of(const ql_matmul_kernel *kernel, const ql_p
     while (!way->fits(p))
         way++;
     return way;
+}
+
+/* What a product is rounded to by this kernel: QL_ROUND_ bits. */
+static inline unsigned ql_kernel_rounds(const ql_matmul_kernel *kernel, const ql_product *p)
+{
+    return kernel->int8_inputs ? ql_way_of(kernel, p)->rounds : kernel->bf16_inputs ? QL_ROUND_BF16 : 0;
 }
 
 ql_plan ql_way_plan(const ql_way *way, const ql_product *p, size_t threads);

@@ -1,5 +1,5 @@
 /* AMX, 8 bits: x and decoded weights as signed bytes, with factors for every PART terms of a token and of an output,
- * sums of a part in integers, of all parts in fp32. Up to sixteen tokens go the way of vectors, dx = dy W that of fp32. As
+ * sums of a part in integers, of all parts in fp32. Up to sixteen tokens go the way of vectors, dx = dy W that of bf16. As
  * in matmul_amx.c a panel of W is decoded into the second-level cache, once for all the tokens of a rectangle, and
  * 32 tokens of x x PART terms stay in the first-level cache while the panel streams by. */
 #include <immintrin.h>
@@ -9,6 +9,13 @@
 #include "kern/bytes_avx512.h"
 #include "kern/decode.h"
 #include "kern/kernels.h"
+
+#ifndef QL_AMX_EMULATED
+#define OTHER ql_matmul_amx
+#else
+#define OTHER ql_matmul_amx_emulated
+#endif
+enum { OTHER_TOKENS = 0 };
 #include "kern/ways_int8.h"
 
 #ifndef QL_AMX_EMULATED
@@ -238,15 +245,21 @@ static const ql_way ways[] = {
     ONE_OR_TWO_WAY,
     VNNI_WAY(few_fits),
     {.fits = forward, .packed = packed_bytes, .plan = plan_tiles, .pack = pack_tiles, .tile = tile_of,
-     .packs_alike = true, .pack_tokens = BLOCK},
-    WIDE_WAY,
+     .packs_alike = true, .pack_tokens = BLOCK, .rounds = QL_ROUND_INT8},
+    OTHER_WAY(.chains = true, .packs_alike = true, .pack_tokens = BLOCK, .rounds = QL_ROUND_BF16),
 };
 enum { WAYS = sizeof ways / sizeof *ways };
+
+static bool reads_narrow(const ql_product *p)
+{
+    return !forward(p) && OTHER.reads_narrow(p);
+}
 
 #ifndef QL_AMX_EMULATED
 const ql_matmul_kernel ql_matmul_amx_int8 = {
     .name = "amx-int8",
-    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_VBMI | QL_CPU_AVX512_BF16 | QL_CPU_AMX_INT8,
+    .cpu = QL_CPU_AVX2 | QL_CPU_AVX512 | QL_CPU_AVX512_VNNI | QL_CPU_AVX512_VBMI | QL_CPU_AVX512_BF16 | QL_CPU_AMX_BF16 |
+           QL_CPU_AMX_INT8,
 #else
 const ql_matmul_kernel ql_matmul_amx_int8_emulated = {
     .name = "amx-int8, emulated",
@@ -255,4 +268,5 @@ const ql_matmul_kernel ql_matmul_amx_int8_emulated = {
     .accepts = accepts,
     .ways = ways,
     .way_count = WAYS,
+    .reads_narrow = reads_narrow,
     .int8_inputs = true};

@@ -2,12 +2,15 @@
  * sums of a group. Forward only; dx = dy W goes the way of fp32. */
 #include "base/cpu.h"
 #include "kern/kernels.h"
+
+#define OTHER ql_matmul_avx512
+enum { OTHER_TOKENS = 0 };
 #include "kern/ways_int8.h"
 
 static const ql_way ways[] = {
     ONE_OR_TWO_WAY,
     VNNI_WAY(forward),
-    WIDE_WAY,
+    OTHER_WAY(.rounds = 0),
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 

@@ -1,5 +1,6 @@
-/* What the kernels of 8-bit activations have in common: which weights they take, few tokens by VNNI, and the way of fp32
- * for dx = dy W. */
+/* What the kernels of 8-bit activations have in common: which weights they take, few tokens by VNNI, and the way of what
+ * they leave to another kernel, dx = dy W at least. The file names it, OTHER, and the most tokens that go there forward,
+ * OTHER_TOKENS. */
 #ifndef QL_SRC_KERN_WAYS_INT8_H
 #define QL_SRC_KERN_WAYS_INT8_H
 
@@ -23,41 +24,45 @@ static bool forward(const ql_product *p)
     return !p->transposed;
 }
 
-static size_t wide_packed(const ql_product *p)
+static size_t other_packed(const ql_product *p)
 {
-    return p->transposed ? ql_kernel_plan(&ql_matmul_avx512, p, 1).packed : 0;
+    ql_product most = *p;
+    if (!p->transposed && p->m > OTHER_TOKENS)
+        most.m = OTHER_TOKENS;
+    return most.m ? ql_kernel_plan(&OTHER, &most, 1).packed : 0;
 }
 
-static ql_plan wide_plan(const ql_product *p, size_t threads)
+static ql_plan other_plan(const ql_product *p, size_t threads)
 {
-    return ql_kernel_plan(&ql_matmul_avx512, p, threads);
+    return ql_kernel_plan(&OTHER, p, threads);
 }
 
-static void wide_pack(const ql_product *p, ql_plan plan, size_t index)
+static void other_pack(const ql_product *p, ql_plan plan, size_t index)
 {
-    ql_way_pack(ql_way_of(&ql_matmul_avx512, p), p, plan, index);
+    ql_way_pack(ql_way_of(&OTHER, p), p, plan, index);
 }
 
-static void wide_tile(const ql_product *p, ql_tile t, void *scratch)
+static void other_tile(const ql_product *p, ql_tile t, void *scratch)
 {
-    ql_way_tile(ql_way_of(&ql_matmul_avx512, p), p, t, scratch);
+    ql_way_tile(ql_way_of(&OTHER, p), p, t, scratch);
 }
 
 #define ONE_OR_TWO_WAY                                                                                                 \
     {                                                                                                                  \
         .fits = gemv_fits, .packed = ql_gemv_int8_packed, .plan = ql_gemv_int8_plan, .pack = ql_gemv_int8_pack,        \
-        .tile = ql_gemv_int8_tile                                                                                      \
+        .tile = ql_gemv_int8_tile, .rounds = QL_ROUND_INT8                                                             \
     }
 
 #define VNNI_WAY(which)                                                                                                \
     {                                                                                                                  \
         .fits = which, .packed = ql_few_int8_packed, .plan = ql_few_int8_plan, .pack = ql_few_int8_pack,               \
-        .tile = ql_few_int8_tile                                                                                       \
+        .tile = ql_few_int8_tile, .rounds = QL_ROUND_INT8                                                              \
     }
 
-#define WIDE_WAY                                                                                                       \
+#define OTHER_WAY(...)                                                                                                 \
     {                                                                                                                  \
-        .fits = ql_takes_everything, .packed = wide_packed, .plan = wide_plan, .pack = wide_pack, .tile = wide_tile    \
+        .fits = ql_takes_everything, .packed = other_packed, .plan = other_plan, .pack = other_pack,                   \
+        .tile = other_tile, __VA_ARGS__                                                                                \
     }
 
 #endif
