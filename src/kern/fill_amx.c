@@ -1,14 +1,15 @@
 #include "kern/fill_amx.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "kern/decode.h"
 
 enum { LANES = 16, STEP = 32, TILE = 512 };
 
-/* How 64 columns of a row are decoded: a constant wherever it is inlined. */
+/* How columns are decoded: a constant wherever it is inlined. */
 typedef enum way {
-    NIBBLES,      /* 4-bit, a scale for 64 columns */
+    NIBBLES,       /* 4-bit, a scale for 64 columns */
     NIBBLES_OF_32, /* 4-bit, a scale for 32 */
     BYTES,
     BF16,
@@ -26,19 +27,45 @@ static inline __m512i join(__m512 first, __m512 second)
     return (__m512i)_mm512_cvtne2ps_pbh(second, first);
 }
 
-/* The 16 values of the table times the scale, twice: a code's fifth bit, the neighbour's, chooses between equals. */
-static inline __m512i scaled_table(__m512 table, float scale)
+/* ---- 4-bit codes, looked up by bytes: a step on processors that take two for words. An index is [1 bit: which of two
+ * tables of 16 bf16][4 bits: code][1 bit: which byte]. ---- */
+
+enum { HALF = 32 /* bytes of 64 codes */ };
+
+#define PAIRS8(i) i, i, i + 1, i + 1, i + 2, i + 2, i + 3, i + 3, i + 4, i + 4, i + 5, i + 5, i + 6, i + 6, i + 7, i + 7
+#define PAIRS32(i) PAIRS8(i), PAIRS8(i + 8), PAIRS8(i + 16), PAIRS8(i + 24)
+#define QUADS4(i) i, i, HALF + i, HALF + i, i + 1, i + 1, HALF + i + 1, HALF + i + 1, i + 2, i + 2, HALF + i + 2, \
+                  HALF + i + 2, i + 3, i + 3, HALF + i + 3, HALF + i + 3
+#define QUADS16(i) QUADS4(i), QUADS4(i + 4), QUADS4(i + 8), QUADS4(i + 12)
+
+#define WORDS4(i) 2 * (i), 2 * (i) + 1, HALF + 2 * (i), HALF + 2 * (i) + 1
+#define WORDS16(i) WORDS4(i), WORDS4(i + 1), WORDS4(i + 2), WORDS4(i + 3), WORDS4(i + 4), WORDS4(i + 5), WORDS4(i + 6), \
+                   WORDS4(i + 7), WORDS4(i + 8), WORDS4(i + 9), WORDS4(i + 10), WORDS4(i + 11), WORDS4(i + 12), \
+                   WORDS4(i + 13), WORDS4(i + 14), WORDS4(i + 15)
+
+/* The table times two scales. */
+static inline __m512i scaled_tables(__m512 table, float first, float second)
 {
-    __m512 product = _mm512_mul_ps(table, _mm512_set1_ps(scale));
-    return join(product, product);
+    return join(_mm512_mul_ps(table, _mm512_set1_ps(first)), _mm512_mul_ps(table, _mm512_set1_ps(second)));
+}
+
+/* The low or high nibbles of bytes that stand there twice. which: an index's other bits. */
+static inline __m512i look_up(__m512i twice, bool high, __m512i which, __m512i tables)
+{
+    const __m512i code = _mm512_set1_epi8(0x1e);
+    __m512i moved = high ? _mm512_srli_epi16(twice, 3) : _mm512_add_epi8(twice, twice);
+    return _mm512_permutexvar_epi8(_mm512_ternarylogic_epi32(moved, code, which, 0xea /* moved & code | which */), tables);
+}
+
+static inline __m512 bytes16(const char *at, float scale)
+{
+    __m512i codes = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(scale));
 }
 
 static inline __m512i bytes32(const char *at, float scale)
 {
-    __m512 s = _mm512_set1_ps(scale);
-    __m512i first = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at));
-    __m512i second = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(at + 16)));
-    return join(_mm512_mul_ps(_mm512_cvtepi32_ps(first), s), _mm512_mul_ps(_mm512_cvtepi32_ps(second), s));
+    return join(bytes16(at, scale), bytes16(at + LANES, scale));
 }
 
 static inline __m512i dense32(const char *at, size_t count)
@@ -64,8 +91,8 @@ static block decode_any(const ql_wview *w, size_t row, size_t col, size_t count)
 }
 
 /* 64 columns from `col`, of which `count` are there, of the row that starts at `line`. */
-static inline __attribute__((always_inline)) block decode(way how, const char *line, __m512 table, size_t col,
-                                                          size_t count, float low, float high)
+static inline __attribute__((always_inline)) block decode(way how, const char *line, size_t col, size_t count,
+                                                          float low, float high)
 {
     if (how == BF16)
         return (block){dense32(line + 2 * col, count), count > 32 ? dense32(line + 2 * col + 64, count - 32)
@@ -73,12 +100,7 @@ static inline __attribute__((always_inline)) block decode(way how, const char *l
     if (how == F16)
         return (block){halves32(line + 2 * col, count), count > 32 ? halves32(line + 2 * col + 64, count - 32)
                                                                    : _mm512_setzero_si512()};
-    if (how == BYTES)
-        return (block){bytes32(line + col, low), bytes32(line + col + 32, high)};
-    __m512i codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(line + col / 2)));
-    __m512i first = scaled_table(table, low), second = how == NIBBLES ? first : scaled_table(table, high);
-    return (block){_mm512_permutexvar_epi16(codes, first),
-                   _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), second)};
+    return (block){bytes32(line + col, low), bytes32(line + col + 32, high)};
 }
 
 static way way_of(const ql_wview *w)
@@ -125,15 +147,37 @@ typedef struct piece {
     float low, high;        /* scales of the first and the second 32 columns */
 } piece;
 
-static inline __attribute__((always_inline)) block decode_piece(piece at, __m512 table)
+static inline __attribute__((always_inline)) block decode_piece(piece at)
 {
     if (at.how == ANY)
         return decode_any(at.w, at.row, at.col, ql_least(at.count, QL_BLOCK));
-    return decode(at.how, at.line, table, at.col, at.count, at.low, at.high);
+    return decode(at.how, at.line, at.col, at.count, at.low, at.high);
 }
 
 enum { ROWS = 32, LINE = 2 * QL_BLOCK /* terms: a line of 4-bit codes */ };
 enum { SCALES = QL_AMX_OUTPUTS / 32 + 2 * LANES /* of a row, in whole vectors */ };
+
+/* A line of 128 columns of a row, of which `count` are there, with the scales of every 32. */
+static inline __attribute__((always_inline)) void forward_nibbles(way how, const char *codes, size_t count,
+                                                                  __m512 table, const float by[4], uint16_t *out)
+{
+    static const uint8_t pairs[2][64] = {{PAIRS32(0)}, {PAIRS32(HALF)}};
+    const __m512i which[2] = {_mm512_set1_epi16(0x0100), _mm512_set1_epi16(0x2120)};
+    _mm_prefetch(codes + LINE / 2, _MM_HINT_T0); /* of the next 128, after these of the other rows */
+    __m512i line = _mm512_maskz_loadu_epi64(count > QL_BLOCK ? 0xff : 0x0f, codes);
+    __m512i tables = scaled_tables(table, by[0], by[how == NIBBLES ? 2 : 1]);
+#pragma GCC unroll 2
+    for (size_t i = 0; i < 2; i++, out += 4 * TILE) {
+        if (count <= i * QL_BLOCK)
+            return;
+        if (i && how == NIBBLES_OF_32)
+            tables = scaled_tables(table, by[2], by[3]);
+        __m512i twice = _mm512_permutexvar_epi8(_mm512_loadu_si512(pairs[i]), line);
+        _mm512_store_si512(out, look_up(twice, false, which[how == NIBBLES ? i : 0], tables));
+        if (count > i * QL_BLOCK + STEP)
+            _mm512_store_si512(out + 2 * TILE, look_up(twice, true, which[how == NIBBLES ? i : 1], tables));
+    }
+}
 
 /* 32 outputs. Lines of codes are used up at once, as rows far apart may share the sets of a cache. What the inner
  * loop needs is in variables of its own: the compiler must take a vector's store for one that may change anything. */
@@ -151,19 +195,24 @@ static inline __attribute__((always_inline)) void forward(way how, const ql_wvie
     for (size_t at = 0; at < depth; at += LINE, panel += 8 * TILE) {
         const char *line = (const char *)w->codes + row * row_bytes;
         size_t blocks = ql_pieces(ql_least(depth - at, LINE), QL_BLOCK), group_of[2 * LINE / QL_BLOCK];
-        for (size_t i = 0; i < 2 * blocks; i++)
+        for (size_t i = 0; i < 2 * LINE / QL_BLOCK; i++)
             group_of[i] = ql_least((from + at + i * STEP) / group, last) - first;
         for (size_t o = 0; o < rows; o++, line += row_bytes) {
             uint16_t *out = panel + o * STEP;
+            float by[2 * LINE / QL_BLOCK];
+            for (size_t i = 0; how <= BYTES && i < 2 * LINE / QL_BLOCK; i++)
+                by[i] = scales[o][group_of[i]];
+            if (how <= NIBBLES_OF_32) {
+                forward_nibbles(how, line + (from + at) / 2, depth - at, table, by, out);
+                continue;
+            }
 #pragma GCC unroll 2
             for (size_t i = 0; i < LINE / QL_BLOCK; i++) {
                 if (i >= blocks)
                     break;
                 size_t count = depth - at - i * QL_BLOCK;
-                piece here = {how, w, row + o, from + at + i * QL_BLOCK, count, line, 0, 0};
-                if (how <= BYTES)
-                    here.low = scales[o][group_of[2 * i]], here.high = scales[o][group_of[2 * i + 1]];
-                block b = decode_piece(here, table);
+                block b = decode_piece((piece){how, w, row + o, from + at + i * QL_BLOCK, count, line, by[2 * i],
+                                               by[2 * i + 1]});
                 _mm512_store_si512(out + 4 * i * TILE, b.low);
                 if (count > STEP)
                     _mm512_store_si512(out + (4 * i + 2) * TILE, b.high);
@@ -183,17 +232,82 @@ static inline void store_pairs(__m512i even, __m512i odd, uint16_t *tile)
     _mm512_store_si512(tile + TILE, _mm512_permutex2var_epi16(even, _mm512_load_si512(order + 32), odd));
 }
 
+/* The lines of the next step that lie where a step's four do: they come from the second-level cache. */
+static inline void fetch_next(uint16_t *tile, size_t across)
+{
+    for (size_t i = 0; i < 4; i++)
+        __builtin_prefetch(tile + 2 * TILE + i % 2 * TILE + i / 2 * across, 1);
+}
+
+/* 64 columns of two rows, `to_next` bytes apart, side by side. */
+typedef struct pairs {
+    __m512i of[4]; /* of 16 columns each */
+} pairs;
+
+static inline pairs pairs_of_nibbles(const char *codes, size_t to_next, __m512i low, __m512i high)
+{
+    static const uint8_t quads[2][64] = {{QUADS16(0)}, {QUADS16(HALF / 2)}};
+    const __m512i which = _mm512_set1_epi32(0x21200100);
+    __m512i first = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)codes));
+    __m512i both = _mm512_inserti64x4(first, _mm256_loadu_si256((const __m256i *)(codes + to_next)), 1);
+    pairs out;
+#pragma GCC unroll 2
+    for (size_t i = 0; i < 2; i++) {
+        __m512i twice = _mm512_permutexvar_epi8(_mm512_loadu_si512(quads[i]), both);
+        out.of[i] = look_up(twice, false, which, low);
+        out.of[2 + i] = look_up(twice, true, which, high);
+    }
+    return out;
+}
+
+static inline pairs pairs_of_bytes(const char *codes, size_t to_next, const float low[2], const float high[2])
+{
+    static const uint8_t side_by_side[64] = {WORDS16(0)};
+    pairs out;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) {
+        const float *by = i < 2 ? low : high;
+        __m512i rows = join(bytes16(codes + i * LANES, by[0]), bytes16(codes + to_next + i * LANES, by[1]));
+        out.of[i] = _mm512_permutexvar_epi8(_mm512_loadu_si512(side_by_side), rows);
+    }
+    return out;
+}
+
+/* The same as backward_pair() of quantized codes, without a condition: a row that is missing has scales of 0, and the
+ * other one's codes. */
+static inline __attribute__((always_inline)) void backward_codes(way how, const char *codes, size_t to_next, size_t cols,
+                                                                 const float (*scales)[SCALES], const uint8_t *groups,
+                                                                 __m512 table, size_t across, uint16_t *tile)
+{
+    for (size_t c = 0; c < cols; c += QL_BLOCK, groups += 2, tile += 2 * across) {
+        fetch_next(tile, across);
+        const float low[2] = {scales[0][groups[0]], scales[1][groups[0]]};
+        const float high[2] = {scales[0][groups[1]], scales[1][groups[1]]};
+        pairs out;
+        if (how == BYTES) {
+            out = pairs_of_bytes(codes + c, to_next, low, high);
+        } else {
+            __m512i tables = scaled_tables(table, low[0], low[1]);
+            out = pairs_of_nibbles(codes + c / 2, to_next, tables,
+                                   how == NIBBLES ? tables : scaled_tables(table, high[0], high[1]));
+        }
+        _mm512_store_si512(tile, out.of[0]);
+        _mm512_store_si512(tile + TILE, out.of[1]);
+        if (cols - c > STEP) {
+            _mm512_store_si512(tile + across, out.of[2]);
+            _mm512_store_si512(tile + across + TILE, out.of[3]);
+        }
+    }
+}
+
 /* `cols` columns of two rows of W (`rows` are there), which are terms of the sums, as pairs of 32 columns each `across`
- * from the last. groups: places among the scales of the rows of every 32 columns. */
-static inline __attribute__((always_inline)) void backward_pair(piece here, size_t rows, const float (*scales)[SCALES],
-                                                                const uint8_t *groups, __m512 table, size_t across,
-                                                                uint16_t *tile)
+ * from the last. */
+static inline __attribute__((always_inline)) void backward_pair(piece here, size_t rows, size_t across, uint16_t *tile)
 {
     size_t cols = here.count, row_bytes = here.w->row_bytes;
     for (size_t c = 0; c < cols; c += QL_BLOCK, here.col += QL_BLOCK, tile += 2 * across) {
         here.count = cols - c;
-        for (size_t i = 0; i < 4; i++) /* they come from the second-level cache */
-            __builtin_prefetch(tile + 2 * TILE + i % 2 * TILE + i / 2 * across, 1);
+        fetch_next(tile, across);
         block pair[2] = {{_mm512_setzero_si512(), _mm512_setzero_si512()},
                          {_mm512_setzero_si512(), _mm512_setzero_si512()}};
 #pragma GCC unroll 2
@@ -202,8 +316,7 @@ static inline __attribute__((always_inline)) void backward_pair(piece here, size
                 break;
             piece one = here;
             one.row += r, one.line += r * row_bytes;
-            one.low = scales[r][groups[c / STEP]], one.high = scales[r][groups[c / STEP + 1]];
-            pair[r] = decode_piece(one, table);
+            pair[r] = decode_piece(one);
         }
         store_pairs(pair[0].low, pair[1].low, tile);
         if (here.count > STEP)
@@ -211,7 +324,7 @@ static inline __attribute__((always_inline)) void backward_pair(piece here, size
     }
 }
 
-enum { AHEAD = 16 }; /* rows whose codes are on their way: far apart, they would wait for each other's cache sets */
+enum { AHEAD = 8 }; /* rows whose codes are on their way: far apart, they would wait for each other's cache sets */
 
 static inline __attribute__((always_inline)) void backward(way how, const ql_wview *w, size_t col, size_t cols,
                                                            size_t from, size_t depth, uint16_t *panel)
@@ -229,6 +342,8 @@ static inline __attribute__((always_inline)) void backward(way how, const ql_wvi
         size_t rows = ql_least(ROWS, depth - i);
         for (size_t r = 0; how <= BYTES && r < rows; r++)
             row_scales(w, (from + i + r) * all + first, last - first + 1, scales[r]);
+        for (size_t r = rows; r < ROWS; r++)
+            memset(scales[r], 0, sizeof *scales);
         for (size_t r = 0; r < ROWS; r += 2) {
             size_t row = from + i + r;
             const char *line = (const char *)w->codes + row * row_bytes;
@@ -236,8 +351,12 @@ static inline __attribute__((always_inline)) void backward(way how, const ql_wvi
                 _mm_prefetch(line + AHEAD * row_bytes + at, _MM_HINT_T0);
                 _mm_prefetch(line + (AHEAD + 1) * row_bytes + at, _MM_HINT_T0);
             }
-            backward_pair((piece){how, w, row, col, cols, line, 0, 0}, rows > r ? rows - r : 0, scales + r, groups, table,
-                          across, panel + r / 2 * STEP);
+            uint16_t *tile = panel + r / 2 * STEP;
+            if (how <= BYTES) /* past the last row: codes that are there */
+                backward_codes(how, r < rows ? line + (how == BYTES ? col : col / 2) : (const char *)w->codes,
+                               r + 1 < rows ? row_bytes : 0, cols, scales + r, groups, table, across, tile);
+            else
+                backward_pair((piece){how, w, row, col, cols, line, 0, 0}, rows > r ? rows - r : 0, across, tile);
         }
     }
 }
