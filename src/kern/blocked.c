@@ -3,15 +3,27 @@
 #include "base/sizes.h"
 #include "kern/decode.h"
 
-/* Tokens of a rectangle: with 256 terms their packed x stays in a second-level cache of 1 MB beside
- * the rectangle of the result. */
+/* Of a rectangle: with 256 terms its packed x and its sums stay in a second-level cache of 2 MB. */
 enum { MOST_ROWS = 560, MOST_COLS = 512 };
+enum { LINE = 64 };
 enum { PACKED_AT_ONCE = 4 /* micro-tiles: x is packed in many pieces, so that no thread waits long for the last */ };
 
 /* Rows of a panel, and of x beside it, for so many terms. */
 static size_t lines(const ql_blocked *b, size_t terms)
 {
     return b->pairs ? ql_pieces(terms, 2) : terms;
+}
+
+/* Numbers that a panel takes, and the sums of the largest rectangle. */
+static size_t panel_of(const ql_blocked *b)
+{
+    return b->width * lines(b, b->depth);
+}
+
+static size_t sums_of(const ql_product *p)
+{
+    size_t outputs = ql_pieces(ql_product_outputs(p), QL_BLOCK) * QL_BLOCK;
+    return ql_least(p->m, MOST_ROWS) * ql_least(outputs, MOST_COLS);
 }
 
 /* Packed x: rectangle after rectangle; in it panel depth after depth; in it micro-tile after
@@ -32,18 +44,38 @@ static size_t packs_down(const ql_blocked *b, size_t rows)
     return ql_pieces(ql_pieces(rows, b->tokens), PACKED_AT_ONCE);
 }
 
+/* Outputs that are decoded at once, panel after panel. */
+static size_t step_of(const ql_blocked *b, bool transposed)
+{
+    return transposed && b->together ? b->together : b->width;
+}
+
+/* Outputs of a rectangle, `down` of which lie below each other: so many that all threads are busy until the end. */
+static size_t cut_cols(const ql_blocked *b, const ql_product *p, size_t down, size_t threads)
+{
+    size_t outputs = ql_product_outputs(p), step = step_of(b, p->transposed);
+    size_t least = ql_pieces(outputs, MOST_COLS), cols = MOST_COLS, shortest = SIZE_MAX;
+    while (down * least < 4 * threads && least * 2 * b->width < outputs)
+        least++;
+    for (size_t across = least; across < 2 * least; across++) {
+        size_t wide = ql_pieces(ql_pieces(outputs, across), step) * step;
+        size_t longest = ql_pieces(down * ql_pieces(outputs, wide), threads) * wide;
+        if (longest < shortest)
+            shortest = longest, cols = wide;
+    }
+    return cols;
+}
+
 ql_plan ql_blocked_plan(const ql_blocked *b, const ql_product *p, size_t threads)
 {
-    size_t inputs = ql_product_inputs(p), outputs = ql_product_outputs(p);
-    size_t down = ql_pieces(p->m, MOST_ROWS);
-    ql_plan plan = {.rows = ql_pieces(p->m, down ? down : 1), .cols = MOST_COLS};
-    while (plan.cols > 2 * b->width && down * ql_pieces(outputs, plan.cols) < 4 * threads)
-        plan.cols -= b->width;
+    size_t inputs = ql_product_inputs(p), down = ql_pieces(p->m, MOST_ROWS);
+    ql_plan plan = {.rows = ql_pieces(p->m, down ? down : 1)};
     /* Narrow weights give many threads too few rectangles: tokens are shared out as well, a few micro-tiles each. */
-    while (down * ql_pieces(outputs, plan.cols) < 2 * threads && plan.rows > 4 * b->tokens)
+    while (down * ql_pieces(ql_product_outputs(p), 2 * b->width) < 2 * threads && plan.rows > 4 * b->tokens)
         plan.rows = ql_pieces(p->m, down *= 2);
+    plan.cols = cut_cols(b, p, down, threads);
     plan.packed = p->m * lines(b, inputs) * sizeof(float);
-    plan.scratch = b->width * lines(b, b->depth) * sizeof(float);
+    plan.scratch = (panel_of(b) * (step_of(b, p->transposed) / b->width) + sums_of(p)) * sizeof(float);
     return ql_blocked_rows(b, p, plan, plan.rows);
 }
 
@@ -114,41 +146,102 @@ void ql_blocked_pack(const ql_blocked *b, const ql_product *p, ql_plan plan, siz
     }
 }
 
-void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, float *panel)
+/* What one fill decodes. */
+typedef struct place {
+    size_t col, cols, from, depth;
+} place;
+
+/* One of `parts` of the codes there on their way into the cache: rows lie too far apart for the processor to guess
+ * which come next, and few of them at a time leave room for what the products wait for. Always inlined: gcc takes a
+ * function that does nothing else for one without effect, and leaves out the call. */
+static inline __attribute__((always_inline)) void fetch(const ql_product *p, place at, size_t part, size_t parts)
 {
-    size_t inputs = ql_product_inputs(p);
+    const ql_wview *w = p->w;
+    size_t row = p->transposed ? at.from : at.col, rows = p->transposed ? at.depth : at.cols;
+    size_t skip = p->transposed ? at.col : at.from, across = p->transposed ? at.cols : at.depth;
+    size_t bytes = across * w->row_bytes / w->k, end = rows * (part + 1) / parts;
+    const char *codes = (const char *)w->codes + row * w->row_bytes + skip * w->row_bytes / w->k;
+    for (size_t r = rows * part / parts; r < end; r++)
+        for (size_t i = 0; i < bytes; i += LINE)
+            __builtin_prefetch(codes + r * w->row_bytes + i);
+}
+
+/* One panel with all tokens of a rectangle. Until the last terms their sums wait side by side, not in rows of y: those
+ * may lie a multiple of 4 KB apart, where a cache has few places for them. */
+static void multiply_panel(const ql_blocked *b, const ql_product *p, ql_tile t, place at, place next,
+                           const float *panel, float *sums)
+{
+    size_t inputs = ql_product_inputs(p), depth = lines(b, at.depth);
+    bool last = at.from + at.depth == inputs;
+    const float *a = (const float *)p->packed + t.row * lines(b, inputs) + t.rows * lines(b, at.from);
+    float *y = p->y + t.row * p->ldy + at.col;
     split s = split_rows(b, t.rows);
-    for (size_t from = 0; from < inputs; from += b->depth) {
-        size_t depth = ql_least(b->depth, inputs - from);
-        for (size_t col = t.col; col < t.col + t.cols; col += b->width) {
-            size_t cols = ql_least(b->width, t.col + t.cols - col);
-            const float *a = (const float *)p->packed + t.row * lines(b, inputs) + t.rows * lines(b, from);
-            float *y = p->y + t.row * p->ldy + col;
-            b->fill(p, col, cols, from, depth, panel);
-            for (size_t i = 0; i < s.count; i++) {
-                size_t tokens = s.small + (i < s.larger);
-                b->multiply(tokens, lines(b, depth), a, panel, y, p->ldy, cols, from || p->add);
-                a += tokens * lines(b, depth);
-                y += tokens * p->ldy;
-            }
+    for (size_t i = 0; i < s.count; i++) {
+        size_t tokens = s.small + (i < s.larger);
+        const float *before = at.from ? sums : NULL;
+        fetch(p, next, i, s.count);
+        b->multiply(tokens, depth, a, panel, last ? (ql_sums){y, p->ldy, at.cols, p->add, before}
+                                                  : (ql_sums){sums, b->width, b->width, false, before});
+        a += tokens * depth;
+        y += tokens * p->ldy;
+        sums += tokens * b->width;
+    }
+}
+
+static place first_place(const ql_blocked *b, const ql_product *p, ql_tile t)
+{
+    return (place){t.col, ql_least(step_of(b, p->transposed), t.cols), 0, ql_least(b->depth, ql_product_inputs(p))};
+}
+
+/* No cols: there is none. */
+static place next_place(const ql_blocked *b, const ql_product *p, ql_tile t, place at)
+{
+    size_t inputs = ql_product_inputs(p), end = t.col + t.cols;
+    at.col += at.cols;
+    if (at.col == end)
+        at.col = t.col, at.from += at.depth;
+    if (at.from == inputs)
+        return (place){0};
+    at.cols = ql_least(step_of(b, p->transposed), end - at.col);
+    at.depth = ql_least(b->depth, inputs - at.from);
+    return at;
+}
+
+void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, float *panels)
+{
+    float *sums = panels + panel_of(b) * (step_of(b, p->transposed) / b->width);
+    for (place at = first_place(b, p, t), next; at.cols; at = next) {
+        next = next_place(b, p, t, at);
+        b->fill(p, at.col, at.cols, at.from, at.depth, panels);
+        for (size_t i = 0; i * b->width < at.cols; i++) {
+            place one = at;
+            one.col += i * b->width;
+            one.cols = ql_least(b->width, at.cols - i * b->width);
+            multiply_panel(b, p, t, one, next, panels + i * panel_of(b), sums + (one.col - t.col) * t.rows);
         }
     }
 }
 
-void ql_blocked_fill(const ql_product *p, size_t width, size_t col, size_t cols, size_t from, size_t depth,
-                     float *panel)
+static void fill_panel(const ql_product *p, size_t width, place at, float *panel)
 {
     if (p->transposed) {
-        for (size_t i = 0; i < depth; i++)
-            ql_decode_row(p->w, from + i, col, cols, panel + i * width);
+        for (size_t i = 0; i < at.depth; i++)
+            ql_decode_row(p->w, at.from + i, at.col, at.cols, panel + i * width);
         return;
     }
     float line[64];
-    for (size_t c = 0; c < cols; c++)
-        for (size_t at = 0; at < depth; at += 64) {
-            size_t count = ql_least(64, depth - at);
-            ql_decode_row(p->w, col + c, from + at, count, line);
+    for (size_t c = 0; c < at.cols; c++)
+        for (size_t from = 0; from < at.depth; from += 64) {
+            size_t count = ql_least(64, at.depth - from);
+            ql_decode_row(p->w, at.col + c, at.from + from, count, line);
             for (size_t i = 0; i < count; i++)
-                panel[(at + i) * width + c] = line[i];
+                panel[(from + i) * width + c] = line[i];
         }
+}
+
+void ql_blocked_fill(const ql_product *p, size_t width, size_t col, size_t cols, size_t from, size_t depth,
+                     float *panel, size_t apart)
+{
+    for (size_t part = 0; part < cols; part += width, panel += apart)
+        fill_panel(p, width, (place){col + part, ql_least(width, cols - part), from, depth}, panel);
 }

@@ -51,4 +51,21 @@ static inline bool ql_dq_collect(const ql_wview *w, const size_t *starts, size_t
     return true;
 }
 
+/* The same of one group, g, of rows [row, row + count); the lanes after them have the last one's. False when the scales
+ * are of another kind. */
+static inline bool ql_dq_collect_down(const ql_wview *w, size_t row, size_t count, size_t g, size_t lanes,
+                                      ql_dq_lanes *out)
+{
+    if (w->format.scale != QL_SCALE_DQ)
+        return false;
+    size_t groups = ql_row_groups(w), at = row * groups + g;
+    for (size_t r = 0; r < lanes; r++) {
+        out->codes[0][r] = ((const uint8_t *)w->scales)[at];
+        out->steps[r] = w->steps[at / QL_DQ_GROUPS];
+        out->offsets[r] = w->offsets[at / QL_DQ_GROUPS];
+        at += r + 1 < count ? groups : 0;
+    }
+    return true;
+}
+
 #endif

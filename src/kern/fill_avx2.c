@@ -3,7 +3,6 @@
 #include <immintrin.h>
 
 #include "kern/decode.h"
-#include "kern/fetch.h"
 #include "kern/table_avx2.h"
 
 enum { WIDTH = 16, LANES = 8 };
@@ -152,7 +151,6 @@ void ql_fill_forward_avx2(const ql_wview *w, size_t col, size_t cols, size_t fro
             index[r] = col + (part + r < cols ? part + r : cols - 1);
             rows[r] = (const char *)w->codes + index[r] * w->row_bytes;
         }
-        ql_fetch_terms(w, rows, LANES, WIDTH, from, depth); /* of the next panel */
         if (ql_is_dense(w))
             forward_dense(w, rows, from, depth, panel + part);
         else
@@ -160,12 +158,15 @@ void ql_fill_forward_avx2(const ql_wview *w, size_t col, size_t cols, size_t fro
     }
 }
 
+static inline __m256i widen_codes(const uint8_t *codes)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
+}
+
 static void row_4bit(const uint8_t *codes, int shift, table16 table, float *out)
 {
-    for (int i = 0; i < 2; i++) {
-        __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + 8 * i)));
-        _mm256_store_ps(out + 8 * i, look_up(table, _mm256_srli_epi32(code, shift)));
-    }
+    for (int i = 0; i < 2; i++)
+        _mm256_store_ps(out + 8 * i, look_up(table, _mm256_srli_epi32(widen_codes(codes + 8 * i), shift)));
 }
 
 static void row_int8(const int8_t *codes, __m256 scale, float *out)
@@ -192,37 +193,63 @@ static void row_dense(const ql_wview *w, size_t row, size_t col, size_t cols, fl
     }
 }
 
-/* Rows [from, from + count) of W, at most 8 of them, coded. */
-static void backward_coded(const ql_wview *w, size_t col, size_t from, size_t count, float *panel)
+/* The scales that rows [row, row + count) of W, at most 8, have in group g of theirs. */
+static void scales_down(const ql_wview *w, size_t row, size_t count, size_t g, float out[LANES])
+{
+    ql_dq_lanes dq;
+    if (ql_dq_collect_down(w, row, count, g, LANES, &dq)) {
+        __m256 step = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)dq.steps));
+        __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)dq.offsets));
+        _mm256_storeu_ps(out, _mm256_fmadd_ps(_mm256_cvtepi32_ps(widen_codes(dq.codes[0])), step, offset));
+        return;
+    }
+    for (size_t r = 0; r < count; r++)
+        ql_decode_scales(w, (row + r) * ql_row_groups(w) + g, 1, out + r);
+}
+
+/* Columns [col, col + cols) of a row of a block whose halves have these scales, 16 a panel. */
+static void block_row_4bit(const uint8_t *block, size_t col, size_t cols, table16 table, const float scales[2],
+                           float *panel, size_t apart)
+{
+    table16 scaled[2];
+    for (int i = 0; i < 2; i++) {
+        __m256 scale = _mm256_set1_ps(scales[i]);
+        scaled[i] = (table16){_mm256_mul_ps(table.first, scale), _mm256_mul_ps(table.second, scale)};
+    }
+    for (size_t at = col; at < col + cols; at += WIDTH, panel += apart)
+        row_4bit(block + at % 32, at < 32 ? 0 : 4, scaled[at / 32], panel);
+}
+
+/* Rows [from, from + count) of W, at most 8 of them, coded; columns of one block, panels of 16 of them `apart`. */
+static void backward_coded(const ql_wview *w, size_t col, size_t cols, size_t from, size_t count, float *panel,
+                           size_t apart)
 {
     const char *line = (const char *)w->codes + from * w->row_bytes;
+    size_t group = w->format.group, block = col / QL_BLOCK * QL_BLOCK, last = col + cols - 1;
     table16 table = load_table(w->table);
-    size_t rows[LANES];
-    float scales[LANES];
-    for (size_t r = 0; r < LANES; r++)
-        rows[r] = from + (r < count ? r : count - 1);
-    turn_scales(w, rows, col / w->format.group, 1, scales);
+    float scales[2][LANES];
+    scales_down(w, from, count, col / group, scales[0]);
+    if (last / group == col / group)
+        memcpy(scales[1], scales[0], sizeof scales[0]);
+    else
+        scales_down(w, from, count, last / group, scales[1]);
     for (size_t r = 0; r < count; r++, line += w->row_bytes, panel += WIDTH) {
-        __m256 scale = _mm256_set1_ps(scales[r]);
-        if (w->format.code == QL_CODE_INT8) {
-            row_int8((const int8_t *)line + col, scale, panel);
-        } else {
-            table16 scaled = {_mm256_mul_ps(table.first, scale), _mm256_mul_ps(table.second, scale)};
-            row_4bit((const uint8_t *)line + col / QL_BLOCK * 32 + col % 32, col % QL_BLOCK < 32 ? 0 : 4, scaled,
-                     panel);
+        float scale[2] = {scales[0][r], scales[1][r]};
+        if (w->format.code != QL_CODE_INT8) {
+            block_row_4bit((const uint8_t *)line + block / 2, col - block, cols, table, scale, panel, apart);
+            continue;
         }
+        for (size_t at = 0; at < cols; at += WIDTH)
+            row_int8((const int8_t *)line + col + at, _mm256_set1_ps(scale[at / 32]), panel + at / WIDTH * apart);
     }
 }
 
-void ql_fill_backward_avx2(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+void ql_fill_backward_avx2(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel,
+                           size_t apart)
 {
-    for (size_t i = 0; i < depth; i += LANES) {
-        size_t count = depth - i < LANES ? depth - i : LANES;
-        if (!ql_is_dense(w)) {
-            backward_coded(w, col, from + i, count, panel + i * WIDTH);
-            continue;
-        }
-        for (size_t r = i; r < i + count; r++)
-            row_dense(w, from + r, col, cols, panel + r * WIDTH);
-    }
+    for (size_t i = 0; i < depth && !ql_is_dense(w); i += LANES)
+        backward_coded(w, col, cols, from + i, depth - i < LANES ? depth - i : LANES, panel + i * WIDTH, apart);
+    for (size_t part = 0; part < cols && ql_is_dense(w); part += WIDTH, panel += apart)
+        for (size_t r = 0; r < depth; r++)
+            row_dense(w, from + r, col + part, cols - part, panel + r * WIDTH);
 }

@@ -3,7 +3,6 @@
 #include <immintrin.h>
 
 #include "kern/decode.h"
-#include "kern/fetch.h"
 #include "kern/turn_avx512.h"
 
 enum { WIDTH = 32, LANES = 16 };
@@ -169,7 +168,6 @@ void ql_fill_forward_avx512(const ql_wview *w, size_t col, size_t cols, size_t f
             index[r] = col + (part + r < cols ? part + r : cols - 1);
             rows[r] = (const char *)w->codes + index[r] * w->row_bytes;
         }
-        ql_fetch_terms(w, rows, LANES, WIDTH, from, depth); /* of the next panel */
         if (ql_is_dense(w))
             forward_dense(w, rows, from, depth, panel + part);
         else if (ql_code_is_ggml(w->format.code))
@@ -179,11 +177,25 @@ void ql_fill_forward_avx512(const ql_wview *w, size_t col, size_t cols, size_t f
     }
 }
 
+static inline __m512i widen_codes(const uint8_t *codes)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
+}
+
+/* Columns 0..31 of a block lie in the low nibbles, 32..63 in the high ones. */
 static void row_4bit(const uint8_t *codes, unsigned shift, __m512 table, float *out)
 {
+    for (int i = 0; i < 2; i++)
+        _mm512_store_ps(out + 16 * i,
+                        _mm512_permutexvar_ps(_mm512_srli_epi32(widen_codes(codes + 16 * i), shift), table));
+}
+
+static void block_row_4bit(const uint8_t *codes, __m512 table, float *low, float *high)
+{
     for (int i = 0; i < 2; i++) {
-        __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + 16 * i)));
-        _mm512_store_ps(out + 16 * i, _mm512_permutexvar_ps(_mm512_srli_epi32(code, shift), table));
+        __m512i code = widen_codes(codes + 16 * i);
+        _mm512_store_ps(low + 16 * i, _mm512_permutexvar_ps(code, table));
+        _mm512_store_ps(high + 16 * i, _mm512_permutexvar_ps(_mm512_srli_epi32(code, 4), table));
     }
 }
 
@@ -212,42 +224,70 @@ static void row_dense(ql_code code, const char *line, size_t cols, float *out)
     }
 }
 
-/* Rows [from, from + count) of W, at most 16 of them, coded. */
-static void backward_coded(const ql_wview *w, size_t col, size_t from, size_t count, float *panel)
+/* The scales that rows [row, row + count) of W, at most 16, have in group g of theirs. */
+static void scales_down(const ql_wview *w, size_t row, size_t count, size_t g, float out[LANES])
+{
+    ql_dq_lanes dq;
+    if (ql_dq_collect_down(w, row, count, g, LANES, &dq)) {
+        __m512 step = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)dq.steps));
+        __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)dq.offsets));
+        _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(widen_codes(dq.codes[0])), step, offset));
+        return;
+    }
+    for (size_t r = 0; r < count; r++)
+        ql_decode_scales(w, (row + r) * ql_row_groups(w) + g, 1, out + r);
+}
+
+/* Rows [from, from + count) of W, at most 16 of them, coded; columns of one block, the second 32 of them `apart`. */
+static void backward_coded(const ql_wview *w, size_t col, size_t cols, size_t from, size_t count, float *panel,
+                           size_t apart)
 {
     const char *line = (const char *)w->codes + from * w->row_bytes;
+    size_t group = w->format.group, first = col % QL_BLOCK / WIDTH;
     __m512 table = w->table ? _mm512_loadu_ps(w->table) : _mm512_setzero_ps();
-    size_t rows[LANES];
-    float scales[LANES];
-    for (size_t r = 0; r < LANES; r++)
-        rows[r] = from + (r < count ? r : count - 1);
-    ql_scales_avx512(w, rows, col / w->format.group, 1, scales);
+    float scales[2][LANES];
+    scales_down(w, from, count, col / group, scales[0]);
+    if (cols > WIDTH && group < QL_BLOCK)
+        scales_down(w, from, count, (col + WIDTH) / group, scales[1]);
+    const float *second = group < QL_BLOCK ? scales[1] : scales[0];
     for (size_t r = 0; r < count; r++, line += w->row_bytes, panel += WIDTH) {
-        __m512 scale = _mm512_set1_ps(scales[r]);
-        if (w->format.code == QL_CODE_INT8)
+        __m512 scale = _mm512_set1_ps(scales[0][r]);
+        const uint8_t *codes = (const uint8_t *)line + col / QL_BLOCK * 32;
+        if (w->format.code == QL_CODE_INT8) {
             row_int8((const int8_t *)line + col, scale, panel);
-        else
-            row_4bit((const uint8_t *)line + col / QL_BLOCK * 32, col % QL_BLOCK ? 4 : 0, _mm512_mul_ps(table, scale),
-                     panel);
+            if (cols > WIDTH)
+                row_int8((const int8_t *)line + col + WIDTH, _mm512_set1_ps(second[r]), panel + apart);
+        } else if (cols <= WIDTH) {
+            row_4bit(codes, first ? 4 : 0, _mm512_mul_ps(table, scale), panel);
+        } else if (group < QL_BLOCK) {
+            row_4bit(codes, 0, _mm512_mul_ps(table, scale), panel);
+            row_4bit(codes, 4, _mm512_mul_ps(table, _mm512_set1_ps(second[r])), panel + apart);
+        } else {
+            block_row_4bit(codes, _mm512_mul_ps(table, scale), panel, panel + apart);
+        }
     }
 }
 
-void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
+/* One panel of weights that are not coded. */
+static void backward_plain(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
-    const char *codes = (const char *)w->codes + col * (w->format.code == QL_CODE_F32 ? 4 : 2);
-    for (size_t i = 0; i < depth; i += LANES) {
-        size_t count = depth - i < LANES ? depth - i : LANES;
-        if (ql_code_is_ggml(w->format.code)) {
-            for (size_t r = i; r < i + count; r++)
-                ql_ggml_values(w->format.code, (const char *)w->codes + (from + r) * w->row_bytes, col, cols,
-                               panel + r * WIDTH);
-            continue;
-        }
-        if (!ql_is_dense(w)) {
-            backward_coded(w, col, from + i, count, panel + i * WIDTH);
-            continue;
-        }
-        for (size_t r = i; r < i + count; r++)
-            row_dense(w->format.code, codes + (from + r) * w->row_bytes, cols, panel + r * WIDTH);
+    const char *line = (const char *)w->codes + from * w->row_bytes;
+    for (size_t r = 0; r < depth; r++, line += w->row_bytes, panel += WIDTH) {
+        if (ql_code_is_ggml(w->format.code))
+            ql_ggml_values(w->format.code, line, col, cols, panel);
+        else
+            row_dense(w->format.code, line + col * (w->format.code == QL_CODE_F32 ? 4 : 2), cols, panel);
     }
+}
+
+void ql_fill_backward_avx512(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, float *panel,
+                             size_t apart)
+{
+    if (ql_is_dense(w) || ql_code_is_ggml(w->format.code)) {
+        for (size_t part = 0; part < cols; part += WIDTH, panel += apart)
+            backward_plain(w, col + part, cols - part < WIDTH ? cols - part : WIDTH, from, depth, panel);
+        return;
+    }
+    for (size_t i = 0; i < depth; i += LANES)
+        backward_coded(w, col, cols, from + i, depth - i < LANES ? depth - i : LANES, panel + i * WIDTH, apart);
 }

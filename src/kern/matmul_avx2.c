@@ -11,16 +11,18 @@
 #include "kern/kernels.h"
 
 enum { TOKENS = 6, WIDTH = 16, DEPTH = 256 };
+enum { STEPS_A_ROW = 32 }; /* lines of y are fetched for a few steps at a time */
 
-static void store(float *line, __m256 low, __m256 high, size_t cols, bool add)
+static inline __m256 plus(__m256 sum, const float *more)
+{
+    return _mm256_add_ps(sum, _mm256_loadu_ps(more));
+}
+
+static inline void store(float *line, __m256 low, __m256 high, size_t cols, bool add)
 {
     if (cols >= WIDTH) {
-        if (add) {
-            low = _mm256_add_ps(low, _mm256_loadu_ps(line));
-            high = _mm256_add_ps(high, _mm256_loadu_ps(line + 8));
-        }
-        _mm256_storeu_ps(line, low);
-        _mm256_storeu_ps(line + 8, high);
+        _mm256_storeu_ps(line, add ? plus(low, line) : low);
+        _mm256_storeu_ps(line + 8, add ? plus(high, line + 8) : high);
         return;
     }
     float sum[WIDTH];
@@ -31,62 +33,76 @@ static void store(float *line, __m256 low, __m256 high, size_t cols, bool add)
 }
 
 static inline __attribute__((always_inline)) void micro(size_t rows, size_t depth, const float *a, const float *panel,
-                                                        float *y, size_t ldy, size_t cols, bool add)
+                                                        ql_sums to)
 {
     __m256 low[TOKENS], high[TOKENS];
 #pragma GCC unroll 6
     for (size_t r = 0; r < rows; r++)
         low[r] = high[r] = _mm256_setzero_ps();
-    for (size_t i = 0; i < depth; i++) {
-        __m256 b0 = _mm256_load_ps(panel + i * WIDTH), b1 = _mm256_load_ps(panel + i * WIDTH + 8);
+    const float *before = to.before ? to.before : to.y;
+    for (size_t row = 0, i = 0; i < depth; row++) {
+        size_t end = i + STEPS_A_ROW < depth ? i + STEPS_A_ROW : depth;
+        if (row < rows) {
+            __builtin_prefetch(to.y + row * to.ld, 1);
+            __builtin_prefetch(to.y + row * to.ld + WIDTH - 1, 1);
+            __builtin_prefetch(before + row * WIDTH);
+        }
+        for (; i < end; i++) {
+            __m256 b0 = _mm256_load_ps(panel + i * WIDTH), b1 = _mm256_load_ps(panel + i * WIDTH + 8);
+            __builtin_prefetch(a + (depth + i) * rows); /* of the next tokens */
 #pragma GCC unroll 6
-        for (size_t r = 0; r < rows; r++) {
-            __m256 x = _mm256_broadcast_ss(a + i * rows + r);
-            low[r] = _mm256_fmadd_ps(x, b0, low[r]);
-            high[r] = _mm256_fmadd_ps(x, b1, high[r]);
+            for (size_t r = 0; r < rows; r++) {
+                __m256 x = _mm256_broadcast_ss(a + i * rows + r);
+                low[r] = _mm256_fmadd_ps(x, b0, low[r]);
+                high[r] = _mm256_fmadd_ps(x, b1, high[r]);
+            }
         }
     }
 #pragma GCC unroll 6
-    for (size_t r = 0; r < rows; r++)
-        store(y + r * ldy, low[r], high[r], cols, add);
+    for (size_t r = 0; r < rows; r++) {
+        if (to.before) {
+            low[r] = plus(low[r], to.before + r * WIDTH);
+            high[r] = plus(high[r], to.before + r * WIDTH + 8);
+        }
+        store(to.y + r * to.ld, low[r], high[r], to.cols, to.add);
+    }
 }
 
-static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
-                     bool add)
+static void multiply(size_t rows, size_t depth, const float *a, const float *panel, ql_sums to)
 {
     switch (rows) {
     case 1:
-        micro(1, depth, a, panel, y, ldy, cols, add);
+        micro(1, depth, a, panel, to);
         break;
     case 2:
-        micro(2, depth, a, panel, y, ldy, cols, add);
+        micro(2, depth, a, panel, to);
         break;
     case 3:
-        micro(3, depth, a, panel, y, ldy, cols, add);
+        micro(3, depth, a, panel, to);
         break;
     case 4:
-        micro(4, depth, a, panel, y, ldy, cols, add);
+        micro(4, depth, a, panel, to);
         break;
     case 5:
-        micro(5, depth, a, panel, y, ldy, cols, add);
+        micro(5, depth, a, panel, to);
         break;
     default:
-        micro(6, depth, a, panel, y, ldy, cols, add);
+        micro(6, depth, a, panel, to);
     }
 }
 
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
     if (!ql_is_dense(p->w) && !ql_row_groups(p->w))
-        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel);
+        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel, WIDTH * DEPTH);
     else if (p->transposed)
-        ql_fill_backward_avx2(p->w, col, cols, from, depth, panel);
+        ql_fill_backward_avx2(p->w, col, cols, from, depth, panel, WIDTH * DEPTH);
     else
         ql_fill_forward_avx2(p->w, col, cols, from, depth, panel);
 }
 
 static const ql_blocked blocked = {
-    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .multiply = multiply};
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .together = QL_BLOCK, .fill = fill, .multiply = multiply};
 
 static const ql_way ways[] = {
     {.fits = ql_few_avx2_fits, .packed = ql_few_packed, .plan = ql_few_avx2_plan,

@@ -17,10 +17,9 @@ static inline __m512 step(__m512 sum, __m512 x, __m512 w)
     return _mm512_fmadd_ps(x, w, sum);
 }
 
-static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
-                     bool add)
+static void multiply(size_t rows, size_t depth, const float *a, const float *panel, ql_sums to)
 {
-    multiply_avx512(step, rows, depth, a, panel, y, ldy, cols, add);
+    multiply_avx512(step, rows, depth, a, panel, to);
 }
 
 static inline __m512i load_terms(const float *x, size_t count)
@@ -36,15 +35,15 @@ static void pack_micro(const float *x, size_t ldx, size_t depth, size_t tokens, 
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
     if (!ql_is_dense(p->w) && !ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
-        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel);
+        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel, WIDTH * DEPTH);
     else if (p->transposed)
-        ql_fill_backward_avx512(p->w, col, cols, from, depth, panel);
+        ql_fill_backward_avx512(p->w, col, cols, from, depth, panel, WIDTH * DEPTH);
     else
         ql_fill_forward_avx512(p->w, col, cols, from, depth, panel);
 }
 
 static const ql_blocked blocked = {
-    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .fill = fill, .pack = pack_micro, .multiply = multiply};
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .together = QL_BLOCK, .fill = fill, .pack = pack_micro, .multiply = multiply};
 
 static const ql_way ways[] = {
     {.fits = ql_few_fits, .packed = ql_few_packed, .plan = ql_few_plan,

@@ -3,7 +3,6 @@
 #include "base/cpu.h"
 #include "kern/blocked.h"
 #include "kern/decode.h"
-#include "kern/fetch.h"
 #include "kern/few.h"
 #include "kern/fill_avx512.h"
 #include "kern/gemv.h"
@@ -20,10 +19,9 @@ static inline __m512 step(__m512 sum, __m512 x, __m512 w)
     return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
 }
 
-static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
-                     bool add)
+static void multiply(size_t rows, size_t depth, const float *a, const float *panel, ql_sums to)
 {
-    multiply_avx512(step, rows, depth, a, panel, y, ldy, cols, add);
+    multiply_avx512(step, rows, depth, a, panel, to);
 }
 
 /* Rounded to nearest even, two neighbours in a word. */
@@ -64,7 +62,6 @@ static void fill_forward_bf16(const ql_wview *w, size_t col, size_t cols, size_t
         const char *rows[16];
         for (size_t r = 0; r < 16; r++) /* past the last row: the last again, never stored */
             rows[r] = (const char *)w->codes + (col + (part + r < cols ? part + r : cols - 1)) * w->row_bytes;
-        ql_fetch_terms(w, rows, 16, WIDTH, from, depth);
         for (size_t at = 0; at < depth; at += 32) {
             __m512i line[16];
             for (size_t r = 0; r < 16; r++)
@@ -100,9 +97,9 @@ static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size
     for (size_t at = 0; at < depth; at += PART) {
         size_t count = depth - at < PART ? depth - at : PART;
         if (!ql_is_dense(p->w) && !ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
-            ql_blocked_fill(p, WIDTH, col, cols, from + at, count, part);
+            ql_blocked_fill(p, WIDTH, col, cols, from + at, count, part, 0);
         else if (p->transposed)
-            ql_fill_backward_avx512(p->w, col, cols, from + at, count, part);
+            ql_fill_backward_avx512(p->w, col, cols, from + at, count, part, 0);
         else
             ql_fill_forward_avx512(p->w, col, cols, from + at, count, part);
         join_pairs(part, count, panel + at / 2 * WIDTH);

@@ -22,7 +22,7 @@ static void store(float *line, const float32x4_t sums[PARTS], size_t cols, bool 
 }
 
 static inline __attribute__((always_inline)) void micro(size_t rows, size_t depth, const float *a, const float *panel,
-                                                        float *y, size_t ldy, size_t cols, bool add)
+                                                        ql_sums to)
 {
     float32x4_t sums[TOKENS][PARTS];
 #pragma GCC unroll 6
@@ -44,38 +44,41 @@ static inline __attribute__((always_inline)) void micro(size_t rows, size_t dept
         }
     }
 #pragma GCC unroll 6
-    for (size_t r = 0; r < rows; r++)
-        store(y + r * ldy, sums[r], cols, add);
+    for (size_t r = 0; r < rows; r++) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < PARTS && to.before; i++)
+            sums[r][i] = vaddq_f32(sums[r][i], vld1q_f32(to.before + r * WIDTH + 4 * i));
+        store(to.y + r * to.ld, sums[r], to.cols, to.add);
+    }
 }
 
-static void multiply(size_t rows, size_t depth, const float *a, const float *panel, float *y, size_t ldy, size_t cols,
-                     bool add)
+static void multiply(size_t rows, size_t depth, const float *a, const float *panel, ql_sums to)
 {
     switch (rows) {
     case 1:
-        micro(1, depth, a, panel, y, ldy, cols, add);
+        micro(1, depth, a, panel, to);
         break;
     case 2:
-        micro(2, depth, a, panel, y, ldy, cols, add);
+        micro(2, depth, a, panel, to);
         break;
     case 3:
-        micro(3, depth, a, panel, y, ldy, cols, add);
+        micro(3, depth, a, panel, to);
         break;
     case 4:
-        micro(4, depth, a, panel, y, ldy, cols, add);
+        micro(4, depth, a, panel, to);
         break;
     case 5:
-        micro(5, depth, a, panel, y, ldy, cols, add);
+        micro(5, depth, a, panel, to);
         break;
     default:
-        micro(6, depth, a, panel, y, ldy, cols, add);
+        micro(6, depth, a, panel, to);
     }
 }
 
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
     if (!ql_row_groups(p->w))
-        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel);
+        ql_blocked_fill(p, WIDTH, col, cols, from, depth, panel, 0);
     else if (p->transposed)
         ql_fill_backward_neon(p->w, col, cols, from, depth, panel);
     else
