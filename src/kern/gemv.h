@@ -51,6 +51,7 @@ size_t ql_gemv_int8_packed(const ql_product *p);
 ql_plan ql_gemv_int8_plan(const ql_product *p, size_t threads);
 void ql_gemv_int8_pack(const ql_product *p, ql_plan plan, size_t token);
 void ql_gemv_int8_tile(const ql_product *p, ql_tile t, void *scratch);
+void ql_gemv_int8_vbmi_tile(const ql_product *p, ql_tile t); /* the same where there is VBMI */
 
 /* x and W are rounded to 15 or 16 bits of fixed point, which loses less than bf16; coded weights and a few tokens only. */
 enum { QL_GEMV_INT16_TOKENS = 4 };

@@ -42,10 +42,15 @@ static inline __m512i int8_table(const float *table, float *step)
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)bytes));
 }
 
-/* The bytes of the nibbles from bit `shift` (0 or 4) on. */
+/* The bytes of the nibbles from bit `shift` (0 or 4) on. VBMI takes the other bits of an index for which quarter of the
+ * table it is. */
 static inline __m512i int8_of_nibbles(__m512i codes, unsigned shift, __m512i table)
 {
+#ifdef __AVX512VBMI__
+    return _mm512_permutexvar_epi8(shift ? _mm512_srli_epi16(codes, 4) : codes, table);
+#else
     return _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi32(codes, shift), _mm512_set1_epi8(15)));
+#endif
 }
 
 static inline __m512i int8_of_bytes(__m512i codes)
