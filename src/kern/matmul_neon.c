@@ -45,9 +45,10 @@ static inline __attribute__((always_inline)) void micro(size_t rows, size_t dept
     }
 #pragma GCC unroll 6
     for (size_t r = 0; r < rows; r++) {
+        if (to.before)
 #pragma GCC unroll 4
-        for (size_t i = 0; i < PARTS && to.before; i++)
-            sums[r][i] = vaddq_f32(sums[r][i], vld1q_f32(to.before + r * WIDTH + 4 * i));
+            for (size_t i = 0; i < PARTS; i++)
+                sums[r][i] = vaddq_f32(sums[r][i], vld1q_f32(to.before + r * WIDTH + 4 * i));
         store(to.y + r * to.ld, sums[r], to.cols, to.add);
     }
 }
