@@ -83,18 +83,19 @@ double case_byte_error(const ql_product *p, const weight_case *c, size_t i, size
 }
 
 /* Numbers are off by half a unit. The largest x that shares a scale, and the largest of a table, have at least 2^13
- * units (x at most 2^14 - 1: it is off by one just below 2^14, where the unit below is twice its own). One token's
- * largest x has more than 16319, a table's 127 * 256, and each product loses that of its low digits, at most 2^14,
+ * units (x at most 2^14 - 1: it is off by one just below 2^14, where the unit below is twice its own). The largest x of
+ * a block of one token has more than 16319, a table's 127 * 256, and each product loses that of its low digits, at most 2^14,
  * which is 0 where a factor is a small integer. */
 double case_fixed_error(const ql_product *p, const weight_case *c, size_t i, size_t j)
 {
     const ql_wview *w = p->w;
     const bool digits = p->m == 1 && w->table;
     const double table_unit = whole(w->table) ? 0 : magnitude(w->table, 16) / (digits ? 127 * 256 : 1 << 13);
+    const size_t run = digits ? QL_BLOCK : w->format.group;
     double error = 0, x_unit = 0;
     for (size_t l = 0; l < w->k; l++) {
-        if (l % w->format.group == 0)
-            x_unit = run_magnitude(p, i, l, w->format.group) / (digits ? 16319 : 1 << 13);
+        if (l % run == 0)
+            x_unit = run_magnitude(p, i, l, run) / (digits ? 16319 : 1 << 13);
         double w_unit = table_unit * scale_at(w, j, l), lost = digits ? (1 << 14) * x_unit * w_unit : 0;
         error += fabs((double)p->x[i * p->ldx + l]) * w_unit / 2 +
                  (fabs(c->values[j * w->k + l]) + w_unit / 2) * x_unit / 2 + lost;

@@ -103,23 +103,22 @@ static inline __attribute__((always_inline)) __m512i digits_keep(__m512i v)
     return v;
 }
 
-/* The sums of `count` times 64 products, one or two, in 2^8 units. */
+/* The sums of `count` times 64 products, one or two, in 2^8 units; two that do not wait for each other, added. */
 static inline __attribute__((always_inline)) __m512i digits_sum(const __m512i *start, const digits *w, const digits *x,
                                                                 size_t count)
 {
-    __m512i high[2], sum = *start;
+    __m512i from = digits_keep(*start), sum = from, other = _mm512_setzero_si512(), high[2];
 #pragma GCC unroll 2
     for (size_t i = 0; i < count; i++) {
         high[i] = digits_keep(x[i].high);
         sum = _mm512_dpbusd_epi32(sum, w[i].high, high[i]);
+        other = _mm512_dpbusd_epi32(other, w[i].low, high[i]);
     }
-    sum = _mm512_shldi_epi32(sum, *start, 8);
-#pragma GCC unroll 2
-    for (size_t i = 0; i < count; i++) {
-        sum = _mm512_dpbusd_epi32(sum, w[i].high, x[i].low);
-        sum = _mm512_dpbusd_epi32(sum, w[i].low, high[i]);
-    }
-    return sum;
+    sum = _mm512_shldi_epi32(sum, from, 8);
+    other = _mm512_dpbusd_epi32(other, w[0].high, x[0].low);
+    if (count == 2)
+        sum = _mm512_dpbusd_epi32(sum, w[1].high, x[1].low);
+    return _mm512_add_epi32(sum, other);
 }
 
 #endif

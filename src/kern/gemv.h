@@ -57,6 +57,8 @@ void ql_gemv_int8_vbmi_tile(const ql_product *p, ql_tile t); /* the same where t
 enum { QL_GEMV_INT16_TOKENS = 4 };
 void ql_gemv_int16_pack(const ql_product *p, ql_plan plan, size_t token);
 void ql_gemv_int16_tile(const ql_product *p, ql_tile t, void *scratch);
+void ql_gemv_digits_pack(const ql_product *p); /* both, of one token and 4-bit codes */
+void ql_gemv_digits_tile(const ql_product *p, ql_tile t);
 
 /* x and W are rounded to bf16; 4-bit codes and one or two tokens only. */
 void ql_gemv_avx512_bf16_pack(const ql_product *p, ql_plan plan, size_t token);

@@ -1,14 +1,14 @@
 #include "kern/gemv.h"
 
-#include "kern/digits_avx512.h"
-#include "kern/scales_avx512.h"
+#include "kern/fixed_avx512.h"
+#include "kern/spans_avx512.h"
 #include "kern/units_avx512.h"
 
 /* x in fixed point of 14 bits and a sign, in powers of two of its own for all columns that share a scale; a table's
  * values of 14 bits likewise. A lane of integers gets eight products at most: 8 * 2^14 * (2^14 - 1) < 2^31.
  *
- * One token meets 4-bit codes by bytes instead (digits_avx512.h); for more, of which each takes more products that way,
- * there is no gain.
+ * One token meets 4-bit codes by bytes instead (gemv_avx512_digits.c); for more, of which each takes more products that
+ * way, there is no gain.
  *
  * Why not bf16: some processors take two cycles over a vdpbf16ps and half of one over this, and it loses less.
  *
@@ -22,7 +22,7 @@ enum { AT_ONCE = QL_GEMV_INT16_TOKENS };
  * columns that share a scale of W. */
 static size_t factors_at(const ql_wview *w)
 {
-    return ql_gemv_padded(w) / UNIT * sizeof(digits_unit) / sizeof(float);
+    return ql_gemv_padded(w) / 2;
 }
 
 static bool by_digits(const ql_product *p)
@@ -33,17 +33,13 @@ static bool by_digits(const ql_product *p)
 static void pack_factors(const ql_product *p, const float *x, float *units, float *factors)
 {
     float table_unit = 1;
-    if (by_digits(p))
-        digits_table(p->w->table, &table_unit);
-    else if (p->w->table)
+    if (p->w->table)
         fixed_table(p->w->table, BITS, &table_unit);
     size_t k = p->w->k, group = p->w->format.group, end = ql_gemv_padded(p->w);
     for (size_t g = 0; g * group < end; g++) {
         size_t at = g * group, left = at < k ? k - at : 0;
-        const float *own = x + (left ? at : 0);
-        size_t count = left < group ? left : group;
-        units[g] = by_digits(p) ? digits_unit_of(own, count) : fixed_unit(largest_bits(own, count), BITS);
-        factors[g] = (by_digits(p) ? 256 * units[g] : units[g]) * table_unit;
+        units[g] = fixed_unit(largest_bits(x + (left ? at : 0), left < group ? left : group), BITS);
+        factors[g] = units[g] * table_unit;
     }
 }
 
@@ -51,22 +47,23 @@ static void pack_factors(const ql_product *p, const float *x, float *units, floa
 void ql_gemv_int16_pack(const ql_product *p, ql_plan plan, size_t token)
 {
     (void)plan;
+    if (by_digits(p)) {
+        ql_gemv_digits_pack(p);
+        return;
+    }
     const ql_wview *w = p->w;
     size_t k = w->k, end = ql_gemv_padded(w), shift = (size_t)__builtin_ctz(w->format.group);
     const float *x = p->x + token * p->ldx;
     float *own = (float *)p->packed + token * end, units[QL_GEMV_SCALES + QL_GEMV_SLACK];
     pack_factors(p, x, units, own + factors_at(w));
     uint16_t *out = (uint16_t *)(void *)own;
-    digits_unit *unit = (digits_unit *)(void *)own;
     for (size_t at = 0; at < end; at += UNIT, out += UNIT) {
         __m512i runs[4];
         for (size_t i = 0; i < 4; i++) {
             size_t from = at + i * RUN, left = from < k ? k - from : 0;
-            runs[i] = fixed32(x + (left ? from : 0), left, units[from >> shift], by_digits(p) ? DIGITS_MOST : MOST);
+            runs[i] = fixed32(x + (left ? from : 0), left, units[from >> shift], MOST);
         }
-        if (by_digits(p))
-            *unit++ = digits_pack(runs, w->format.group == 32);
-        else if (w->table)
+        if (w->table)
             deal_unit(runs, out);
         else
             memcpy(out, runs, sizeof runs);
@@ -127,46 +124,8 @@ INLINE void unit_words(__m512 sums[AT_ONCE], size_t group, __m512i table, __m512
     }
 }
 
-/* Lanes 0 to 7 have the first factor, the others the second: loads, and no permute. */
-INLINE __m512 two_factors(const float *first, const float *second)
-{
-    return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(*first), _mm512_set1_ps(*second));
-}
-
-INLINE void unit_digits(__m512 *sum, size_t group, digits table, __m512i code, const digits_unit *x,
-                        const float *factors)
-{
-    code = digits_keep(code);
-    digits w[2] = {digits_look_up(code, table), digits_look_up(_mm512_srli_epi16(code, 4), table)};
-    __m512 first = _mm512_cvtepi32_ps(digits_sum(x->starts, w, x->of, group == 32 ? 1 : 2));
-    if (group >= UNIT) {
-        *sum = _mm512_fmadd_ps(first, _mm512_set1_ps(*factors), *sum);
-    } else if (group == 64) {
-        *sum = _mm512_fmadd_ps(first, two_factors(factors, factors + 1), *sum);
-    } else {
-        __m512 second = _mm512_cvtepi32_ps(digits_sum(x->starts + 1, w + 1, x->of + 1, 1));
-        *sum = _mm512_fmadd_ps(first, two_factors(factors, factors + 2), *sum);
-        *sum = _mm512_fmadd_ps(second, two_factors(factors + 1, factors + 3), *sum);
-    }
-}
-
-/* A table's words, for several tokens, or its digits, for one. */
-typedef struct tables {
-    __m512i words;
-    digits digits;
-} tables;
-
-INLINE void unit_4bit(__m512 sums[AT_ONCE], size_t group, const tables *table, __m512i code, const tokens_of *tokens,
-                      size_t count, size_t unit, const float *factors, __m512i low, __m512i high)
-{
-    if (count == 1)
-        unit_digits(sums, group, table->digits, code, (const digits_unit *)(const void *)tokens->x + unit, factors);
-    else
-        unit_words(sums, group, table->words, code, tokens, count, unit, factors, low, high);
-}
-
 /* `group` is a constant where this is inlined: 32, 64, or 128 for all that are larger. */
-INLINE void row_4bit(__m512 sums[AT_ONCE], const ql_wview *w, size_t group, const tables *table, const char *line,
+INLINE void row_4bit(__m512 sums[AT_ONCE], const ql_wview *w, size_t group, __m512i table, const char *line,
                      const tokens_of *tokens, size_t count)
 {
     const unsigned shift = (unsigned)__builtin_ctz(group < UNIT ? (unsigned)group : w->format.group);
@@ -176,11 +135,11 @@ INLINE void row_4bit(__m512 sums[AT_ONCE], const ql_wview *w, size_t group, cons
     const size_t whole = (w->k + UNIT - QL_BLOCK - 1) / UNIT;
     for (size_t u = 0; u < whole; u++) {
         fetch(line + u * (UNIT / 2));
-        unit_4bit(sums, group, table, _mm512_loadu_si512(line + u * (UNIT / 2)), tokens, count, u,
+        unit_words(sums, group, table, _mm512_loadu_si512(line + u * (UNIT / 2)), tokens, count, u,
                   tokens->factors[0] + (group < UNIT ? u * (UNIT / group) : u * UNIT >> shift), low, high);
     }
     if (whole * UNIT < w->k) /* half a unit */
-        unit_4bit(sums, group, table, _mm512_maskz_loadu_epi32(0xff, line + whole * UNIT / 2), tokens, count, whole,
+        unit_words(sums, group, table, _mm512_maskz_loadu_epi32(0xff, line + whole * UNIT / 2), tokens, count, whole,
                   tokens->factors[0] + (whole * UNIT >> shift), low, high);
 }
 
@@ -208,7 +167,7 @@ INLINE void row_int8(__m512 sums[AT_ONCE], const ql_wview *w, bool split, const 
     }
 }
 
-INLINE void one_row(__m512 out[AT_ONCE], const ql_wview *w, size_t row, const tables *table, const tokens_of *tokens,
+INLINE void one_row(__m512 out[AT_ONCE], const ql_wview *w, size_t row, __m512i table, const tokens_of *tokens,
                     size_t count)
 {
     const char *line = (const char *)w->codes + row * w->row_bytes;
@@ -227,58 +186,39 @@ INLINE void one_row(__m512 out[AT_ONCE], const ql_wview *w, size_t row, const ta
         out[t] = sums[t];
 }
 
-/* What the lanes of four vectors add up to, in the same order each. */
-INLINE __m128 add_lanes(__m512 a, __m512 b, __m512 c, __m512 d)
-{
-    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    __m512 four = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    __m256 two = _mm256_add_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1));
-}
-
-/* Sums of rows [row, row + rows), at most ROWS, go to y. */
-INLINE void write_rows(const ql_product *p, size_t row, size_t rows, __m512 sums[ROWS][AT_ONCE], size_t count)
-{
-    __mmask8 lanes = (__mmask8)((1u << rows) - 1);
-    for (size_t t = 0; t < count; t++) {
-        float *y = p->y + t * p->ldy + row;
-        __m128 four = add_lanes(sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
-        if (p->add)
-            four = _mm_add_ps(four, _mm_maskz_loadu_ps(lanes, y));
-        _mm_mask_storeu_ps(y, lanes, four);
-    }
-}
-
 INLINE void all_rows(const ql_product *p, ql_tile t, size_t count, const float *packed)
 {
     const ql_wview *w = p->w;
     size_t groups = ql_row_groups(w), most = QL_GEMV_SCALES / groups, padded = ql_gemv_padded(w);
     float scales[QL_GEMV_SCALES + 2 * QL_GEMV_SLACK], unit;
-    tables table = {0};
-    if (w->table && count == 1)
-        table.digits = digits_table(w->table, &unit);
-    else if (w->table)
-        table.words = fixed_table(w->table, BITS, &unit);
+    const __m512i table = w->table ? fixed_table(w->table, BITS, &unit) : _mm512_setzero_si512();
     tokens_of tokens; /* not cleared, as an initializer would */
     tokens.ldx = 2 * padded;
     tokens.x = (const int16_t *)(const void *)packed;
-    __m512 sums[ROWS][AT_ONCE] = {{{0}}};
+    __m512 sums[AT_ONCE][ROWS] = {{{0}}};
     for (size_t i = 0; i < t.cols; i++) {
         size_t row = t.col + i, at = i % most, left = t.cols - i;
         if (at == 0)
             decode_scales_avx512(w, row * groups, (left < most ? left : most) * groups, scales);
         for (size_t n = 0; n < count; n++)
             multiply_scales(groups, scales + at * groups, packed + n * padded + factors_at(w), tokens.factors[n]);
-        one_row(sums[i % ROWS], w, row, &table, &tokens, count);
-        if (i % ROWS == ROWS - 1 || left == 1)
-            write_rows(p, row - i % ROWS, i % ROWS + 1, sums, count);
+        __m512 own[AT_ONCE];
+        one_row(own, w, row, table, &tokens, count);
+        for (size_t n = 0; n < count; n++) {
+            sums[n][i % ROWS] = own[n];
+            if (i % ROWS == ROWS - 1 || left == 1)
+                write_sums(p, n, row - i % ROWS, i % ROWS + 1, sums[n]);
+        }
     }
 }
 
 void ql_gemv_int16_tile(const ql_product *p, ql_tile t, void *scratch)
 {
     (void)scratch;
+    if (by_digits(p)) {
+        ql_gemv_digits_tile(p, t);
+        return;
+    }
     switch (p->m) {
     case 1:
         all_rows(p, t, 1, p->packed);
