@@ -151,25 +151,36 @@ typedef struct place {
     size_t col, cols, from, depth;
 } place;
 
-/* One of `parts` of the codes there on their way into the cache: rows lie too far apart for the processor to guess
- * which come next, and few of them at a time leave room for what the products wait for. Always inlined: gcc takes a
- * function that does nothing else for one without effect, and leaves out the call. */
-static inline __attribute__((always_inline)) void fetch(const ql_product *p, place at, size_t part, size_t parts)
+/* Codes that are wanted soon: `bytes` of each of some rows. */
+typedef struct codes {
+    const char *first;
+    size_t rows, apart, bytes;
+} codes;
+
+static codes codes_of(const ql_product *p, place at)
 {
     const ql_wview *w = p->w;
     size_t row = p->transposed ? at.from : at.col, rows = p->transposed ? at.depth : at.cols;
     size_t skip = p->transposed ? at.col : at.from, across = p->transposed ? at.cols : at.depth;
-    size_t bytes = across * w->row_bytes / w->k, end = rows * (part + 1) / parts;
-    const char *codes = (const char *)w->codes + row * w->row_bytes + skip * w->row_bytes / w->k;
-    for (size_t r = rows * part / parts; r < end; r++)
-        for (size_t i = 0; i < bytes; i += LINE)
-            __builtin_prefetch(codes + r * w->row_bytes + i);
+    const char *first = (const char *)w->codes + row * w->row_bytes + skip * w->row_bytes / w->k;
+    return (codes){first, rows, w->row_bytes, across * w->row_bytes / w->k};
+}
+
+/* Some rows on their way into the cache, and off the list: they lie too far apart for the processor to guess which come
+ * next, and few of them at a time leave room for what the products wait for. Always inlined: gcc takes a function that
+ * does nothing else for one without effect, and leaves out the call. */
+static inline __attribute__((always_inline)) void fetch(codes *wanted, size_t rows)
+{
+    for (; rows && wanted->rows; rows--, wanted->rows--, wanted->first += wanted->apart)
+        for (size_t i = 0; i < wanted->bytes; i += LINE)
+            __builtin_prefetch(wanted->first + i);
 }
 
 /* One panel with all tokens of a rectangle. Until the last terms their sums wait side by side, not in rows of y: those
- * may lie a multiple of 4 KB apart, where a cache has few places for them. */
-static void multiply_panel(const ql_blocked *b, const ql_product *p, ql_tile t, place at, place next,
-                           const float *panel, float *sums)
+ * may lie a multiple of 4 KB apart, where a cache has few places for them. `rows` of what is wanted are fetched for each
+ * micro-tile. */
+static void multiply_panel(const ql_blocked *b, const ql_product *p, ql_tile t, place at, const float *panel,
+                           float *sums, codes *wanted, size_t rows)
 {
     size_t inputs = ql_product_inputs(p), depth = lines(b, at.depth);
     bool last = at.from + at.depth == inputs;
@@ -179,7 +190,7 @@ static void multiply_panel(const ql_blocked *b, const ql_product *p, ql_tile t, 
     for (size_t i = 0; i < s.count; i++) {
         size_t tokens = s.small + (i < s.larger);
         const float *before = at.from ? sums : NULL;
-        fetch(p, next, i, s.count);
+        fetch(wanted, rows);
         b->multiply(tokens, depth, a, panel, last ? (ql_sums){y, p->ldy, at.cols, p->add, before}
                                                   : (ql_sums){sums, b->width, b->width, false, before});
         a += tokens * depth;
@@ -212,12 +223,15 @@ void ql_blocked_tile(const ql_blocked *b, const ql_product *p, ql_tile t, float 
     float *sums = panels + panel_of(b) * (step_of(b, p->transposed) / b->width);
     for (place at = first_place(b, p, t), next; at.cols; at = next) {
         next = next_place(b, p, t, at);
+        codes wanted = codes_of(p, next);
+        size_t micro_tiles = ql_pieces(at.cols, b->width) * split_rows(b, t.rows).count;
+        size_t rows = ql_pieces(wanted.rows, micro_tiles);
         b->fill(p, at.col, at.cols, at.from, at.depth, panels);
         for (size_t i = 0; i * b->width < at.cols; i++) {
             place one = at;
             one.col += i * b->width;
             one.cols = ql_least(b->width, at.cols - i * b->width);
-            multiply_panel(b, p, t, one, next, panels + i * panel_of(b), sums + (one.col - t.col) * t.rows);
+            multiply_panel(b, p, t, one, panels + i * panel_of(b), sums + (one.col - t.col) * t.rows, &wanted, rows);
         }
     }
 }

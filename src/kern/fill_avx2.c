@@ -2,10 +2,10 @@
 
 #include <immintrin.h>
 
-#include "kern/decode.h"
+#include "kern/rows_avx2.h"
 #include "kern/table_avx2.h"
 
-enum { WIDTH = 16, LANES = 8 };
+enum { WIDTH = 16 };
 
 /* 16 bytes of each of 8 rows, as four vectors of the rows' 32-bit words. */
 typedef struct turned {
@@ -163,17 +163,34 @@ static inline __m256i widen_codes(const uint8_t *codes)
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
 }
 
-static void row_4bit(const uint8_t *codes, int shift, table16 table, float *out)
+/* 32 values in a row, times their scale, into two panels. */
+static inline void store_half(const __m256 values[4], __m256 scale, float *panel, size_t apart)
 {
-    for (int i = 0; i < 2; i++)
-        _mm256_store_ps(out + 8 * i, look_up(table, _mm256_srli_epi32(widen_codes(codes + 8 * i), shift)));
+    for (int i = 0; i < 4; i++)
+        _mm256_store_ps(panel + i / 2 * apart + i % 2 * LANES, _mm256_mul_ps(values[i], scale));
 }
 
-static void row_int8(const int8_t *codes, __m256 scale, float *out)
+/* A block of a row. The lookup spreads every 4 bytes over a half of a vector, so words that follow one another go to
+ * different halves first. */
+static void row_4bit(const char *block, planes table, const float scales[2], float *panel, size_t apart)
 {
-    for (int i = 0; i < 2; i++) {
-        __m256i code = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(codes + 8 * i)));
-        _mm256_store_ps(out + 8 * i, _mm256_mul_ps(_mm256_cvtepi32_ps(code), scale));
+    const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7), nibble = _mm256_set1_epi8(15);
+    __m256i codes = _mm256_loadu_si256((const __m256i *)(const void *)block);
+    codes = _mm256_permutevar8x32_epi32(codes, order);
+    __m256 values[4];
+    look_up_32(table, _mm256_and_si256(codes, nibble), values);
+    store_half(values, _mm256_broadcast_ss(scales), panel, apart);
+    look_up_32(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble), values);
+    store_half(values, _mm256_broadcast_ss(scales + 1), panel + 2 * apart, apart);
+}
+
+static void row_int8(const char *block, const float scales[2], float *panel, size_t apart)
+{
+    for (int half = 0; half < 2; half++) {
+        __m256 values[4];
+        for (int i = 0; i < 4; i++)
+            values[i] = load_row(QL_CODE_INT8, block + 32 * half + 8 * i);
+        store_half(values, _mm256_broadcast_ss(scales + half), panel + 2 * half * apart, apart);
     }
 }
 
@@ -207,40 +224,26 @@ static void scales_down(const ql_wview *w, size_t row, size_t count, size_t g, f
         ql_decode_scales(w, (row + r) * ql_row_groups(w) + g, 1, out + r);
 }
 
-/* Columns [col, col + cols) of a row of a block whose halves have these scales, 16 a panel. */
-static void block_row_4bit(const uint8_t *block, size_t col, size_t cols, table16 table, const float scales[2],
-                           float *panel, size_t apart)
-{
-    table16 scaled[2];
-    for (int i = 0; i < 2; i++) {
-        __m256 scale = _mm256_set1_ps(scales[i]);
-        scaled[i] = (table16){_mm256_mul_ps(table.first, scale), _mm256_mul_ps(table.second, scale)};
-    }
-    for (size_t at = col; at < col + cols; at += WIDTH, panel += apart)
-        row_4bit(block + at % 32, at < 32 ? 0 : 4, scaled[at / 32], panel);
-}
-
-/* Rows [from, from + count) of W, at most 8 of them, coded; columns of one block, panels of 16 of them `apart`. */
+/* Rows [from, from + count) of W, at most 8 of them, coded; the block of columns that begins with col, of which `cols`
+ * exist, in four panels that are `apart`. */
 static void backward_coded(const ql_wview *w, size_t col, size_t cols, size_t from, size_t count, float *panel,
                            size_t apart)
 {
-    const char *line = (const char *)w->codes + from * w->row_bytes;
-    size_t group = w->format.group, block = col / QL_BLOCK * QL_BLOCK, last = col + cols - 1;
-    table16 table = load_table(w->table);
+    const char *block = (const char *)w->codes + from * w->row_bytes + (w->format.code == QL_CODE_INT8 ? col : col / 2);
+    size_t first = col / w->format.group, second = (col + (cols > 32 ? 32 : 0)) / w->format.group;
+    planes table = w->table ? load_planes(w->table) : (planes){0};
     float scales[2][LANES];
-    scales_down(w, from, count, col / group, scales[0]);
-    if (last / group == col / group)
+    scales_down(w, from, count, first, scales[0]);
+    if (second == first)
         memcpy(scales[1], scales[0], sizeof scales[0]);
     else
-        scales_down(w, from, count, last / group, scales[1]);
-    for (size_t r = 0; r < count; r++, line += w->row_bytes, panel += WIDTH) {
-        float scale[2] = {scales[0][r], scales[1][r]};
-        if (w->format.code != QL_CODE_INT8) {
-            block_row_4bit((const uint8_t *)line + block / 2, col - block, cols, table, scale, panel, apart);
-            continue;
-        }
-        for (size_t at = 0; at < cols; at += WIDTH)
-            row_int8((const int8_t *)line + col + at, _mm256_set1_ps(scale[at / 32]), panel + at / WIDTH * apart);
+        scales_down(w, from, count, second, scales[1]);
+    for (size_t r = 0; r < count; r++, block += w->row_bytes, panel += WIDTH) {
+        float both[2] = {scales[0][r], scales[1][r]};
+        if (w->format.code == QL_CODE_INT8)
+            row_int8(block, both, panel, apart);
+        else
+            row_4bit(block, table, both, panel, apart);
     }
 }
 
