@@ -63,12 +63,30 @@ INLINE void fetch(const char *codes, size_t near, size_t far)
     _mm_prefetch(codes + near, _MM_HINT_T0);
 }
 
-INLINE void add_rows(rows *to, size_t count, size_t tokens, const ql_wview *w, kind as,
-                     const lookup *table, const packed *x)
+/* How far ahead of the codes to fetch others: within the next rows where they go side by side. */
+typedef struct distances {
+    size_t near, far;
+} distances;
+
+/* Unit `at` of `count` rows; of the last one, where `half`, there is half. */
+INLINE void add_units(rows *to, size_t count, bool odd, bool half, size_t tokens, kind as, const lookup *table,
+                      const packed *x, size_t at, size_t index, distances ahead)
 {
-    const size_t per_span = as.nibbles ? SPAN_BLOCKS / 2 : SPAN_BLOCKS;
-    const size_t blocks = span_blocks(w), whole = as.nibbles ? blocks / 2 : blocks, set = count * w->row_bytes;
-    const size_t near = count == 1 ? NEAR : set, far = count == 1 ? FAR : (FAR / set + 1) * set;
+#pragma GCC unroll 4
+    for (size_t r = 0; r < count; r++) {
+        const char *codes = to->line[r] + at * UNIT;
+        fetch(codes, ahead.near, ahead.far);
+        __m512i bytes = half ? _mm512_maskz_loadu_epi32(0xff, codes) : _mm512_loadu_si512(codes);
+        add_unit(to, r, odd, tokens, as, bytes, table, x, at, index);
+    }
+}
+
+INLINE void add_rows(rows *to, size_t count, size_t tokens, const ql_wview *w, kind as, const lookup *table,
+                     const packed *x)
+{
+    const size_t per_span = as.nibbles ? SPAN_BLOCKS / 2 : SPAN_BLOCKS, set = count * w->row_bytes;
+    const size_t blocks = span_blocks(w), whole = as.nibbles ? blocks / 2 : blocks;
+    const distances ahead = count == 1 ? (distances){NEAR, FAR} : (distances){set, (FAR / set + 1) * set};
     size_t at = 0;
     for (size_t from = 0; from < blocks; from += SPAN_BLOCKS) {
 #pragma GCC unroll 4
@@ -77,25 +95,18 @@ INLINE void add_rows(rows *to, size_t count, size_t tokens, const ql_wview *w, k
             for (size_t t = 0; t < tokens; t++)
                 to->spans[t][r] = span_of(w, as.group, to->scales[r],
                                           x->factors + t * (x->token_bytes / sizeof(float)), from);
-#pragma GCC unroll 16
-        for (size_t index = 0; index < per_span; index++, at++) {
+#pragma GCC unroll 8
+        for (size_t index = 0; index < per_span; index += 2) {
             if (at == whole)
                 break;
-#pragma GCC unroll 4
-            for (size_t r = 0; r < count; r++) {
-                const char *codes = to->line[r] + at * UNIT;
-                fetch(codes, near, far);
-                add_unit(to, r, count == 1 && index % 2, tokens, as, _mm512_loadu_si512(codes), table, x, at, index);
-            }
+            add_units(to, count, false, false, tokens, as, table, x, at++, index, ahead);
+            if (at == whole)
+                break;
+            add_units(to, count, count == 1, false, tokens, as, table, x, at++, index + 1, ahead);
         }
     }
-    if (as.nibbles && 2 * whole < blocks) /* half a unit, and the last span is its own */
-#pragma GCC unroll 4
-        for (size_t r = 0; r < count; r++) {
-            const char *codes = to->line[r] + at * UNIT;
-            fetch(codes, near, far);
-            add_unit(to, r, false, tokens, as, _mm512_maskz_loadu_epi32(0xff, codes), table, x, at, at % per_span);
-        }
+    if (as.nibbles && 2 * whole < blocks) /* the last span is this one's too */
+        add_units(to, count, false, true, tokens, as, table, x, at, at % per_span, ahead);
 }
 
 /* Rows [t.col, t.col + t.cols), `count` of them side by side, 1 or ROWS. */
