@@ -339,14 +339,15 @@ END_TEST
 
 int main(void)
 {
-    TCase *tcase = tcase_create("matmul");
+    TCase *tcase = tcase_create("matmul"), *few = tcase_create("few");
     int kernels = (int)ql_matmul_kernel_count;
 #ifdef __x86_64__
     kernels += 2;
 #endif
     tcase_set_timeout(tcase, 300);
+    tcase_set_timeout(few, 300);
     tcase_add_loop_test(tcase, kernel_is_right, 0, kernels);
-    tcase_add_loop_test(tcase, few_tokens_are_right, 0, kernels);
+    tcase_add_loop_test(few, few_tokens_are_right, 0, kernels);
     tcase_add_loop_test(tcase, largest_sums_fit, 0, kernels);
     tcase_add_loop_test(tcase, kernel_is_right_in_several_tiles, 0, kernels);
     tcase_add_loop_test(tcase, threads_do_not_change_a_bit, 0, kernels);
@@ -357,5 +358,6 @@ int main(void)
     tcase_add_test(tcase, selection_follows_features);
     Suite *suite = suite_create("matmul");
     suite_add_tcase(suite, tcase);
+    suite_add_tcase(suite, few);
     return test_run(suite);
 }
