@@ -42,12 +42,12 @@ void ql_gemv_digits_pack(const ql_product *p)
 }
 
 INLINE void add_unit(rows *to, size_t r, bool odd, size_t tokens, kind as, __m512i bytes, const lookup *table,
-                     const packed *x, size_t at, size_t index)
+                     const packed *x, const char *xs, size_t index)
 {
-    const digits_unit *own = (const digits_unit *)(const void *)x->x + at;
+    const digits_unit *own = (const digits_unit *)(const void *)xs + index;
     const span factors = to->spans[0][r];
     __m512 *sum = &to->sums[0][odd][r];
-    (void)tokens;
+    (void)tokens, (void)x;
     bytes = digits_keep(bytes);
     const digits w[2] = {digits_look_up(bytes, table->of), digits_look_up(_mm512_srli_epi16(bytes, 4), table->of)};
     __m512i part = digits_sum(own->starts, w, own->of, as.group == 32 ? 1 : 2);

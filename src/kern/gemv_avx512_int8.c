@@ -113,14 +113,14 @@ INLINE void codes_of(__m512i codes[2], kind as, __m512i bytes, __m512i table)
 }
 
 INLINE void add_unit(rows *to, size_t r, bool odd, size_t tokens, kind as, __m512i bytes,
-                     const lookup *table, const packed *x, size_t at, size_t index)
+                     const lookup *table, const packed *x, const char *xs, size_t index)
 {
     __m512i codes[2];
     codes_of(codes, as, bytes, table->bytes);
 #pragma GCC unroll 2
     for (size_t t = 0; t < tokens; t++) {
-        const void *xs = x->x + t * x->token_bytes + at * x->unit_bytes;
-        to->sums[t][odd][r] = unit(to->sums[t][odd][r], as, codes, xs, to->spans[t][r], index);
+        const void *own = xs + t * x->token_bytes + index * (as.nibbles ? as.group == 32 ? 4 : 3 : 2) * UNIT;
+        to->sums[t][odd][r] = unit(to->sums[t][odd][r], as, codes, own, to->spans[t][r], index);
     }
 }
 

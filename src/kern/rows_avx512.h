@@ -52,9 +52,9 @@ typedef struct rows {
 
 typedef struct lookup lookup;
 
-/* Adds unit `at` of row r, which is `index` of its span, to sums[][odd][r]. */
+/* Adds unit `index` of a span of row r to sums[][odd][r]; the span's first unit has the packed x at `xs`. */
 INLINE void add_unit(rows *to, size_t r, bool odd, size_t tokens, kind as, __m512i bytes, const lookup *table,
-                     const packed *x, size_t at, size_t index);
+                     const packed *x, const char *xs, size_t index);
 
 /* Into the first-level cache from where they were fetched to before, the second. */
 INLINE void fetch(const char *codes, size_t near, size_t far)
@@ -68,16 +68,17 @@ typedef struct distances {
     size_t near, far;
 } distances;
 
-/* Unit `at` of `count` rows; of the last one, where `half`, there is half. */
+/* Unit `index` of `count` rows' span that begins with unit `first`; where `half`, there is half of it. */
 INLINE void add_units(rows *to, size_t count, bool odd, bool half, size_t tokens, kind as, const lookup *table,
-                      const packed *x, size_t at, size_t index, distances ahead)
+                      const packed *x, size_t first, size_t index, distances ahead)
 {
+    const char *xs = x->x + first * x->unit_bytes;
 #pragma GCC unroll 4
     for (size_t r = 0; r < count; r++) {
-        const char *codes = to->line[r] + at * UNIT;
+        const char *codes = to->line[r] + first * UNIT + index * UNIT;
         fetch(codes, ahead.near, ahead.far);
         __m512i bytes = half ? _mm512_maskz_loadu_epi32(0xff, codes) : _mm512_loadu_si512(codes);
-        add_unit(to, r, odd, tokens, as, bytes, table, x, at, index);
+        add_unit(to, r, odd, tokens, as, bytes, table, x, xs, index);
     }
 }
 
@@ -87,7 +88,6 @@ INLINE void add_rows(rows *to, size_t count, size_t tokens, const ql_wview *w, k
     const size_t per_span = as.nibbles ? SPAN_BLOCKS / 2 : SPAN_BLOCKS, set = count * w->row_bytes;
     const size_t blocks = span_blocks(w), whole = as.nibbles ? blocks / 2 : blocks;
     const distances ahead = count == 1 ? (distances){NEAR, FAR} : (distances){set, (FAR / set + 1) * set};
-    size_t at = 0;
     for (size_t from = 0; from < blocks; from += SPAN_BLOCKS) {
 #pragma GCC unroll 4
         for (size_t r = 0; r < count; r++)
@@ -95,18 +95,19 @@ INLINE void add_rows(rows *to, size_t count, size_t tokens, const ql_wview *w, k
             for (size_t t = 0; t < tokens; t++)
                 to->spans[t][r] = span_of(w, as.group, to->scales[r],
                                           x->factors + t * (x->token_bytes / sizeof(float)), from);
+        const size_t first = from / SPAN_BLOCKS * per_span, left = whole - first;
 #pragma GCC unroll 8
         for (size_t index = 0; index < per_span; index += 2) {
-            if (at == whole)
+            if (index == left)
                 break;
-            add_units(to, count, false, false, tokens, as, table, x, at++, index, ahead);
-            if (at == whole)
+            add_units(to, count, false, false, tokens, as, table, x, first, index, ahead);
+            if (index + 1 == left)
                 break;
-            add_units(to, count, count == 1, false, tokens, as, table, x, at++, index + 1, ahead);
+            add_units(to, count, count == 1, false, tokens, as, table, x, first, index + 1, ahead);
         }
     }
     if (as.nibbles && 2 * whole < blocks) /* the last span is this one's too */
-        add_units(to, count, false, true, tokens, as, table, x, at, at % per_span, ahead);
+        add_units(to, count, false, true, tokens, as, table, x, whole / per_span * per_span, whole % per_span, ahead);
 }
 
 /* Rows [t.col, t.col + t.cols), `count` of them side by side, 1 or ROWS. */
