@@ -12,7 +12,7 @@
 #include "kern/pack_avx512.h"
 #include "kern/pairs_avx512.h"
 
-enum { DEPTH = 512, PART = 64 };
+enum { DEPTH = 512, PART = 64, APART = WIDTH * DEPTH / 2 /* panels */ };
 
 static inline __m512 step(__m512 sum, __m512 x, __m512 w)
 {
@@ -90,25 +90,28 @@ static void fill_backward_bf16(const ql_wview *w, size_t col, size_t cols, size_
 static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size_t depth, float *panel)
 {
     if (p->w->format.code == QL_CODE_BF16) {
-        (p->transposed ? fill_backward_bf16 : fill_forward_bf16)(p->w, col, cols, from, depth, panel);
+        for (size_t at = 0; at < cols; at += WIDTH, panel += APART)
+            (p->transposed ? fill_backward_bf16 : fill_forward_bf16)(
+                p->w, col + at, cols - at < WIDTH ? cols - at : WIDTH, from, depth, panel);
         return;
     }
-    _Alignas(64) float part[PART * WIDTH];
+    _Alignas(64) float parts[2][PART * WIDTH];
     for (size_t at = 0; at < depth; at += PART) {
         size_t count = depth - at < PART ? depth - at : PART;
         if (!ql_is_dense(p->w) && !ql_row_groups(p->w) && !ql_code_is_ggml(p->w->format.code))
-            ql_blocked_fill(p, WIDTH, col, cols, from + at, count, part, 0);
+            ql_blocked_fill(p, WIDTH, col, cols, from + at, count, parts[0], PART * WIDTH);
         else if (p->transposed)
-            ql_fill_backward_avx512(p->w, col, cols, from + at, count, part, 0);
+            ql_fill_backward_avx512(p->w, col, cols, from + at, count, parts[0], PART * WIDTH);
         else
-            ql_fill_forward_avx512(p->w, col, cols, from + at, count, part);
-        join_pairs(part, count, panel + at / 2 * WIDTH);
+            ql_fill_forward_avx512(p->w, col, cols, from + at, count, parts[0]);
+        for (size_t i = 0; i * WIDTH < cols; i++)
+            join_pairs(parts[i], count, panel + i * APART + at / 2 * WIDTH);
     }
 }
 
 static const ql_blocked blocked = {
-    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .pairs = true, .fill = fill, .pack = pack_micro,
-    .multiply = multiply};
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .together = QL_BLOCK, .pairs = true, .fill = fill,
+    .pack = pack_micro, .multiply = multiply};
 
 /* Processor cycles, or whatever the time-stamp counter ticks in, of the better of some runs. */
 static uint64_t least_ticks(bool bf16)
