@@ -4,17 +4,19 @@
  *     w x = 2^16 w_high x_high + 2^8 (w_high x_low + w_low x_high) + w_low x_low
  *
  * four products a lane are one instruction; the last term, at most 2^14, is left out, and what remains is counted in
- * 2^8. It is 0 for small integers, whose low digits are. Why not words at once: some processors take two steps to look
- * up 32 of those, but one for 64 bytes.
+ * 2^8. It is 0 for small integers, whose low digits are; a table of nothing else needs no product with w_low. Why not
+ * words at once: some processors take two steps to look up 32 of those, but one for 64 bytes.
  *
  * The instruction wants w without a sign: each digit has ZERO more than it means, so a lane must start from
- * -ZERO (257 sum x_high + sum x_low). The sums of high digits begin with the start's upper 24 bits, and their shift by
- * 8 takes in its lower ones: it is kept turned round by as much.
+ * -ZERO (257 sum x_high + sum x_low), with 256 where there is no w_low. The sums of high digits begin with the start's
+ * upper 24 bits, and their shift by 8 takes in its lower ones: it is kept turned round by as much.
  *
  * A lane has eight products of at most 2^30, in 2^8: in the end it is at most 2^25, whatever its parts amount to on the
  * way, modulo 2^32. Only for files compiled for AVX-512 with VNNI, VBMI and VBMI2. */
 #ifndef QL_SRC_KERN_DIGITS_AVX512_H
 #define QL_SRC_KERN_DIGITS_AVX512_H
+
+#include <stdbool.h>
 
 #include "kern/fixed_avx512.h"
 
@@ -68,7 +70,13 @@ static inline float digits_unit_of(const float *x, size_t count)
     return largest / unit > (float)DIGITS_MOST ? 2 * unit : unit;
 }
 
-static inline __m512i digits_start(const digits *x, size_t count)
+/* Whether no value has a low digit. */
+static inline bool digits_whole(digits table)
+{
+    return _mm512_cmpeq_epi8_mask(table.low, _mm512_set1_epi8((char)DIGITS_ZERO)) == ~(__mmask64)0;
+}
+
+static inline __m512i digits_start(const digits *x, size_t count, bool whole)
 {
     const __m512i ones = _mm512_set1_epi8(1);
     __m512i high = _mm512_setzero_si512(), low = high;
@@ -76,18 +84,19 @@ static inline __m512i digits_start(const digits *x, size_t count)
         high = _mm512_dpbusd_epi32(high, ones, x[i].high);
         low = _mm512_dpbusd_epi32(low, ones, x[i].low);
     }
-    __m512i sums = _mm512_add_epi32(_mm512_mullo_epi32(high, _mm512_set1_epi32(257)), low);
+    __m512i sums = _mm512_add_epi32(_mm512_mullo_epi32(high, _mm512_set1_epi32(whole ? 256 : 257)), low);
     return _mm512_ror_epi32(_mm512_mullo_epi32(sums, _mm512_set1_epi32(-DIGITS_ZERO)), 8);
 }
 
-/* 128 columns of x as words in units, `runs` of 32; `split`: the halves of the nibbles have sums of their own. */
-static inline digits_unit digits_pack(const __m512i runs[4], bool split)
+/* 128 columns of x as words in units, `runs` of 32, for a table that is `whole` or not; `split`: the halves of the
+ * nibbles have sums of their own. */
+static inline digits_unit digits_pack(const __m512i runs[4], bool split, bool whole)
 {
     digits_unit x;
     for (size_t i = 0; i < 2; i++)
         x.of[i] = digits_of(runs[i], runs[i + 2]);
-    x.starts[0] = digits_start(x.of, split ? 1 : 2);
-    x.starts[1] = digits_start(x.of + 1, 1);
+    x.starts[0] = digits_start(x.of, split ? 1 : 2, whole);
+    x.starts[1] = digits_start(x.of + 1, 1, whole);
     return x;
 }
 
@@ -103,22 +112,24 @@ static inline __attribute__((always_inline)) __m512i digits_keep(__m512i v)
     return v;
 }
 
-/* The sums of `count` times 64 products, one or two, in 2^8 units; two that do not wait for each other, added. */
+/* The sums of `count` times 64 products, one or two, in 2^8 units: those with w_low apart, so that they need not wait. */
 static inline __attribute__((always_inline)) __m512i digits_sum(const __m512i *start, const digits *w, const digits *x,
-                                                                size_t count)
+                                                                size_t count, bool whole)
 {
     __m512i from = digits_keep(*start), sum = from, other = _mm512_setzero_si512(), high[2];
 #pragma GCC unroll 2
     for (size_t i = 0; i < count; i++) {
         high[i] = digits_keep(x[i].high);
         sum = _mm512_dpbusd_epi32(sum, w[i].high, high[i]);
-        other = _mm512_dpbusd_epi32(other, w[i].low, high[i]);
+        if (!whole)
+            other = _mm512_dpbusd_epi32(other, w[i].low, high[i]);
     }
     sum = _mm512_shldi_epi32(sum, from, 8);
-    other = _mm512_dpbusd_epi32(other, w[0].high, x[0].low);
     if (count == 2)
         sum = _mm512_dpbusd_epi32(sum, w[1].high, x[1].low);
-    return _mm512_add_epi32(sum, other);
+    if (whole)
+        return _mm512_dpbusd_epi32(sum, w[0].high, x[0].low);
+    return _mm512_add_epi32(sum, _mm512_dpbusd_epi32(other, w[0].high, x[0].low));
 }
 
 #endif

@@ -4,6 +4,7 @@
 
 struct lookup {
     digits of;
+    bool whole; /* a constant where this is inlined */
 };
 #include "kern/rows_avx512.h"
 
@@ -24,7 +25,7 @@ void ql_gemv_digits_pack(const ql_product *p)
     const ql_wview *w = p->w;
     digits_unit *out = p->packed;
     float *factors = packed_factors(p), table_unit;
-    digits_table(w->table, &table_unit);
+    const bool whole = digits_whole(digits_table(w->table, &table_unit));
     memset(factors, 0, span_factors(w) * sizeof *factors);
     for (size_t at = 0; at < w->k; at += 2 * QL_BLOCK) {
         __m512i runs[4];
@@ -37,7 +38,7 @@ void ql_gemv_digits_pack(const ql_product *p)
             if (left)
                 factors[from / QL_BLOCK] = 256 * unit * table_unit;
         }
-        *out++ = digits_pack(runs, w->format.group == 32);
+        *out++ = digits_pack(runs, w->format.group == 32, whole);
     }
 }
 
@@ -50,27 +51,35 @@ INLINE void add_unit(rows *to, size_t r, bool odd, size_t tokens, kind as, __m51
     (void)tokens, (void)x;
     bytes = digits_keep(bytes);
     const digits w[2] = {digits_look_up(bytes, table->of), digits_look_up(_mm512_srli_epi16(bytes, 4), table->of)};
-    __m512i part = digits_sum(own->starts, w, own->of, as.group == 32 ? 1 : 2);
+    __m512i part = digits_sum(own->starts, w, own->of, as.group == 32 ? 1 : 2, table->whole);
     *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part), factors_of(as, factors, false, index), *sum);
     if (as.group > 32)
         return;
-    part = digits_sum(own->starts + 1, w + 1, own->of + 1, 1);
+    part = digits_sum(own->starts + 1, w + 1, own->of + 1, 1, table->whole);
     *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part), factors_of(as, factors, true, index), *sum);
+}
+
+INLINE void all_groups(const ql_product *p, ql_tile t, lookup table)
+{
+    const packed x = {p->packed, 0, sizeof(digits_unit), packed_factors(p)};
+    switch (p->w->format.group) {
+    case 32:
+        all_widths(p, t, 1, (kind){true, 32}, &table, &x);
+        break;
+    case 64:
+        all_widths(p, t, 1, (kind){true, 64}, &table, &x);
+        break;
+    default:
+        all_widths(p, t, 1, (kind){true, 128}, &table, &x);
+    }
 }
 
 void ql_gemv_digits_tile(const ql_product *p, ql_tile t)
 {
     float unit;
-    const lookup table = {digits_table(p->w->table, &unit)};
-    const packed x = {p->packed, 0, sizeof(digits_unit), packed_factors(p)};
-    switch (p->w->format.group) {
-    case 32:
-        all_tokens(p, t, (kind){true, 32}, &table, &x);
-        break;
-    case 64:
-        all_tokens(p, t, (kind){true, 64}, &table, &x);
-        break;
-    default:
-        all_tokens(p, t, (kind){true, 128}, &table, &x);
-    }
+    const digits table = digits_table(p->w->table, &unit);
+    if (digits_whole(table))
+        all_groups(p, t, (lookup){table, true});
+    else
+        all_groups(p, t, (lookup){table, false});
 }

@@ -124,31 +124,42 @@ INLINE void add_unit(rows *to, size_t r, bool odd, size_t tokens, kind as, __m51
     }
 }
 
+INLINE void all_groups(const ql_product *p, ql_tile t, size_t tokens, bool nibbles, const lookup *table)
+{
+    const ql_wview *w = p->w;
+    const packed x = {p->packed, token_bytes(w), vectors_of(w) * UNIT,
+                      (const float *)(const void *)((const char *)p->packed + units_bytes(w))};
+    switch (w->format.group) {
+    case 32:
+        all_widths(p, t, tokens, (kind){nibbles, 32}, table, &x);
+        break;
+    case 64:
+        all_widths(p, t, tokens, (kind){nibbles, 64}, table, &x);
+        break;
+    default:
+        all_widths(p, t, tokens, (kind){nibbles, 128}, table, &x);
+    }
+}
+
+INLINE void all_tokens(const ql_product *p, ql_tile t, bool nibbles, const lookup *table)
+{
+    if (p->m == 1)
+        all_groups(p, t, 1, nibbles, table);
+    else
+        all_groups(p, t, 2, nibbles, table);
+}
+
 #ifdef __AVX512VBMI__
 void ql_gemv_int8_vbmi_tile(const ql_product *p, ql_tile t)
 #else
 static void vnni_tile(const ql_product *p, ql_tile t)
 #endif
 {
-    const ql_wview *w = p->w;
-    const bool nibbles = w->table;
     float step;
-    const lookup table = {nibbles ? int8_table(w->table, &step) : _mm512_setzero_si512()};
-    const packed x = {p->packed, token_bytes(w), vectors_of(w) * UNIT,
-                      (const float *)(const void *)((const char *)p->packed + units_bytes(w))};
-    switch (w->format.group) {
-    case 32:
-        nibbles ? all_tokens(p, t, (kind){true, 32}, &table, &x)
-                : all_tokens(p, t, (kind){false, 32}, &table, &x);
-        break;
-    case 64:
-        nibbles ? all_tokens(p, t, (kind){true, 64}, &table, &x)
-                : all_tokens(p, t, (kind){false, 64}, &table, &x);
-        break;
-    default:
-        nibbles ? all_tokens(p, t, (kind){true, 128}, &table, &x)
-                : all_tokens(p, t, (kind){false, 128}, &table, &x);
-    }
+    if (p->w->table)
+        all_tokens(p, t, true, &(lookup){int8_table(p->w->table, &step)});
+    else
+        all_tokens(p, t, false, &(lookup){_mm512_setzero_si512()});
 }
 
 #ifndef __AVX512VBMI__

@@ -148,14 +148,12 @@ INLINE void all_rows(const ql_product *p, ql_tile t, size_t count, size_t tokens
 }
 
 /* Short rows go side by side: what is between them takes as long as they do. */
-INLINE void all_tokens(const ql_product *p, ql_tile t, kind as, const lookup *table, const packed *x)
+INLINE void all_widths(const ql_product *p, ql_tile t, size_t tokens, kind as, const lookup *table, const packed *x)
 {
-    if (p->m == 2)
-        all_rows(p, t, 1, 2, as, table, x);
-    else if (as.nibbles && p->w->row_bytes < SHORT)
+    if (tokens == 1 && as.nibbles && p->w->row_bytes < SHORT)
         all_rows(p, t, ROWS, 1, as, table, x);
     else
-        all_rows(p, t, 1, 1, as, table, x);
+        all_rows(p, t, 1, tokens, as, table, x);
 }
 
 #endif
