@@ -4,7 +4,7 @@
 #include "kern/decode.h"
 
 /* Of a rectangle: with 256 terms its packed x and its sums stay in a second-level cache of 2 MB. */
-enum { MOST_ROWS = 560, MOST_COLS = 512 };
+enum { MOST_ROWS = 560, MOST_COLS = 256 };
 enum { LINE = 64 };
 enum { PACKED_AT_ONCE = 4 /* micro-tiles: x is packed in many pieces, so that no thread waits long for the last */ };
 

@@ -11,7 +11,6 @@
 #include "kern/kernels.h"
 
 enum { TOKENS = 6, WIDTH = 16, DEPTH = 256 };
-enum { STEPS_A_ROW = 32 }; /* lines of y are fetched for a few steps at a time */
 
 static inline __m256 plus(__m256 sum, const float *more)
 {
@@ -32,6 +31,26 @@ static inline void store(float *line, __m256 low, __m256 high, size_t cols, bool
         line[i] = add ? sum[i] + line[i] : sum[i];
 }
 
+/* In place: once several steps follow each other, compilers move sums among registers and to memory. */
+static inline void add_product(__m256 *sum, __m256 x, __m256 w)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(x), "x"(w));
+}
+
+static inline __attribute__((always_inline)) void one_step(size_t rows, const float *a, const float *panel,
+                                                           __m256 low[TOKENS], __m256 high[TOKENS])
+{
+    __m256 w0 = _mm256_load_ps(panel), w1 = _mm256_load_ps(panel + 8);
+#pragma GCC unroll 6
+    for (size_t r = 0; r < rows; r++) {
+        __m256 x = _mm256_broadcast_ss(a + r);
+        add_product(&low[r], x, w0);
+        add_product(&high[r], x, w1);
+    }
+}
+
+/* Four steps at a time, since the additions that count them would take the ports of multiply-adds. Besides, a line of the
+ * next tokens' x is fetched every two, and a row of what is added to and written every four. */
 static inline __attribute__((always_inline)) void micro(size_t rows, size_t depth, const float *a, const float *panel,
                                                         ql_sums to)
 {
@@ -39,25 +58,24 @@ static inline __attribute__((always_inline)) void micro(size_t rows, size_t dept
 #pragma GCC unroll 6
     for (size_t r = 0; r < rows; r++)
         low[r] = high[r] = _mm256_setzero_ps();
-    const float *before = to.before ? to.before : to.y;
-    for (size_t row = 0, i = 0; i < depth; row++) {
-        size_t end = i + STEPS_A_ROW < depth ? i + STEPS_A_ROW : depth;
-        if (row < rows) {
-            __builtin_prefetch(to.y + row * to.ld, 1);
-            __builtin_prefetch(to.y + row * to.ld + WIDTH - 1, 1);
-            __builtin_prefetch(before + row * WIDTH);
-        }
-        for (; i < end; i++) {
-            __m256 b0 = _mm256_load_ps(panel + i * WIDTH), b1 = _mm256_load_ps(panel + i * WIDTH + 8);
-            __builtin_prefetch(a + (depth + i) * rows); /* of the next tokens */
-#pragma GCC unroll 6
-            for (size_t r = 0; r < rows; r++) {
-                __m256 x = _mm256_broadcast_ss(a + i * rows + r);
-                low[r] = _mm256_fmadd_ps(x, b0, low[r]);
-                high[r] = _mm256_fmadd_ps(x, b1, high[r]);
-            }
-        }
+    const float *line = to.y, *before = to.before ? to.before : to.y;
+    size_t i = 0;
+    for (; i + 4 <= depth; i += 4, a += 4 * rows, panel += 4 * WIDTH) {
+        bool more = i < 4 * (rows - 1);
+        __builtin_prefetch(line, 1);
+        __builtin_prefetch(line + WIDTH - 1, 1);
+        __builtin_prefetch(before);
+        line += more ? to.ld : 0;
+        before += more ? WIDTH : 0;
+        __builtin_prefetch(a + depth * rows);
+        one_step(rows, a, panel, low, high);
+        one_step(rows, a + rows, panel + WIDTH, low, high);
+        __builtin_prefetch(a + (depth + 2) * rows);
+        one_step(rows, a + 2 * rows, panel + 2 * WIDTH, low, high);
+        one_step(rows, a + 3 * rows, panel + 3 * WIDTH, low, high);
     }
+    for (; i < depth; i++, a += rows, panel += WIDTH)
+        one_step(rows, a, panel, low, high);
 #pragma GCC unroll 6
     for (size_t r = 0; r < rows; r++) {
         if (to.before) {
