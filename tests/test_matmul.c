@@ -164,6 +164,7 @@ START_TEST(kernel_is_right_in_several_tiles)
     for (int f = 0; f < 2 && runnable(kernel); f++) {
         check_weight(kernel, formats[f], (shape){290, 277, 341}, true, false, &rng);
         check_weight(kernel, formats[f], (shape){30, 550, 600}, true, false, &rng);
+        check_weight(kernel, formats[f], (shape){45, 70, 1100}, false, false, &rng);
     }
 }
 END_TEST
