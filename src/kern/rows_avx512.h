@@ -8,7 +8,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { UNIT = 64 /* bytes */, LANES = 16, AT_ONCE = 2 /* tokens */, ROWS = 4, SHORT = 1024 /* bytes */, NEAR = 1024, FAR = 8192 };
+enum { UNIT = 64 /* bytes */, LANES = 16, AT_ONCE = 2 /* tokens */, ROWS = 4 };
+enum { SHORT = 1024 /* bytes of a row */, NEAR = 1024, FAR = 8192 /* bytes ahead to fetch */ };
 
 /* A kind of weight; constants where this is inlined. */
 typedef struct kind {

@@ -1,5 +1,5 @@
-/* What row-wise products by integer sums have in common: a span of sixteen blocks of 64 columns has its sums' factors in
- * one vector. Only for files compiled for AVX-512. */
+/* What row-wise products by integer sums have in common: a span of sixteen blocks of 64 columns has its sums' factors
+ * in one vector. Only for files compiled for AVX-512. */
 #ifndef QL_SRC_KERN_SPANS_AVX512_H
 #define QL_SRC_KERN_SPANS_AVX512_H
 
@@ -30,8 +30,8 @@ static inline __mmask16 span_mask(size_t blocks)
     return blocks < SPAN_BLOCKS ? (__mmask16)((1u << blocks) - 1) : 0xffff;
 }
 
-/* A row's scales times x's factors, from block `from` on. `group` is a constant where this is inlined: 32, 64, or 128 for
- * all that are larger. */
+/* A row's scales times x's factors, from block `from` on. `group` is a constant where this is inlined: 32, 64, or 128
+ * for all that are larger. */
 static inline __attribute__((always_inline)) span span_of(const ql_wview *w, size_t group, const float *scales,
                                                           const float *factors, size_t from)
 {
