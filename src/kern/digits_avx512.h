@@ -112,8 +112,8 @@ static inline __attribute__((always_inline)) __m512i digits_keep(__m512i v)
     return v;
 }
 
-/* The sums of `count` times 64 products, one or two, in 2^8 units. Those with w_low are a chain of their own, which need
- * not wait for the other. */
+/* The sums of `count` times 64 products, one or two, in 2^8 units. Those with w_low are a chain of their own, which
+ * need not wait for the other. */
 static inline __attribute__((always_inline)) __m512i digits_sum(const __m512i *start, const digits *w, const digits *x,
                                                                 size_t count, bool whole)
 {
