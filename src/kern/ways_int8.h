@@ -19,11 +19,6 @@ static bool gemv_fits(const ql_product *p)
     return !p->transposed && p->m <= 2;
 }
 
-static bool forward(const ql_product *p)
-{
-    return !p->transposed;
-}
-
 static size_t other_packed(const ql_product *p)
 {
     ql_product most = *p;
