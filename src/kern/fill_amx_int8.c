@@ -59,7 +59,8 @@ static inline __attribute__((always_inline)) void norm_scales(way how, float lar
     const size_t at_once = how.halves ? 1 : 2;
     for (size_t part = 0; part < parts; part += at_once, scales += LANES) {
         __m512 v = _mm512_loadu_ps(scales);
-        __m512 largest = _mm512_mul_ps(_mm512_castsi512_ps(largest_of_parts(how, v)), _mm512_set1_ps(largest_code / 127));
+        __m512 largest = _mm512_castsi512_ps(largest_of_parts(how, v));
+        largest = _mm512_mul_ps(largest, _mm512_set1_ps(largest_code / 127));
         v = _mm512_mul_ps(v, inverse(largest));
         if (how.nibbles) {
             _mm512_storeu_ps(scales, v);
@@ -168,8 +169,8 @@ static inline __attribute__((always_inline)) void fill_rows(way how, const ql_wv
     }
 }
 
-void ql_fill_amx_int8(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, char *panel, float *factors,
-                      size_t width)
+void ql_fill_amx_int8(const ql_wview *w, size_t col, size_t cols, size_t from, size_t depth, char *panel,
+                      float *factors, size_t width)
 {
     const bool halves = w->format.group < QL_BLOCK;
     for (size_t o = 0; o < cols; o += ROWS, panel += ql_pieces(depth, QL_BLOCK) * STEP_BYTES, factors += ROWS) {

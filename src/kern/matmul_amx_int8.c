@@ -73,7 +73,7 @@ static ql_plan plan_tiles(const ql_product *p, size_t threads)
     return plan;
 }
 
-/* What a unit of the bytes of each of sixteen tokens means, `depth` terms from `x` on; the rows that are not there: 0. */
+/* What a unit of the bytes of each of sixteen tokens means, `depth` terms from `x` on; of rows that are not there: 0. */
 static __m512 factors_of(const float *x, size_t ldx, size_t rows, size_t depth)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
@@ -92,7 +92,7 @@ static __m512 factors_of(const float *x, size_t ldx, size_t rows, size_t depth)
     return _mm512_mul_ps(_mm512_castsi512_ps(most[0]), _mm512_set1_ps(1.0f / 127));
 }
 
-/* 64 terms, of which `count` exist, times `by` as bytes: in a quarter q four each of 4q, 16 + 4q, 32 + 4q, 48 + 4q on. */
+/* 64 terms, of which `count` exist, times `by` as bytes: quarter q has four each from 4q, 16 + 4q, 32 + 4q, 48 + 4q on. */
 static inline __m512i bytes_in_quarters(const float *x, size_t count, float by)
 {
     __m512i v[4];
@@ -193,8 +193,8 @@ static inline __attribute__((always_inline)) void finish_tile(const finish *f, s
 
 /* part = 32 tokens x 32 outputs of a part. The tiles still hold the sums of the block before, which go there first, each
  * while the first step waits for its tiles; vectors finish them while the later steps are multiplied. */
-static inline __attribute__((always_inline)) void multiply_part(const char *x, const char *w, size_t steps, int32_t *part,
-                                                                const finish *before, soon lines)
+static inline __attribute__((always_inline)) void multiply_part(const char *x, const char *w, size_t steps,
+                                                                int32_t *part, const finish *before, soon lines)
 {
 #define CHANGE_SUMS(t)                                                                                                 \
     do {                                                                                                               \
@@ -260,7 +260,8 @@ static void multiply_tokens(const ql_product *p, const panel *w, ql_tile t, size
         for (size_t o = 0; o < blocks; o++) {
             lines.y = y ? y + o * 2 * TILE_LINE : NULL;
             lines.x = x + part_bytes(depth) + o * steps * lines.x_lines * TILE_LINE;
-            multiply_part(x, w->w + ((first + o) * w->steps + at / QL_BLOCK) * STEP_BYTES, steps, w->part, &last, lines);
+            const char *tiles = w->w + ((first + o) * w->steps + at / QL_BLOCK) * STEP_BYTES;
+            multiply_part(x, tiles, steps, w->part, &last, lines);
             last = (finish){.part = w->part,
                             .of_w = w->factors + at / PART * w->width + (first + o) * BLOCK,
                             .of_x = (const float *)(const void *)(x + steps * STEP_BYTES),
@@ -303,7 +304,8 @@ static void tile_of(const ql_product *p, ql_tile t, void *scratch)
             ql_product into = *p; /* later panels add to y */
             into.add = p->add || from > 0;
             ql_fill_amx_int8(p->w, wide.col, wide.cols, from, depth, w, factors, width);
-            panel now = {from, depth, steps_of(depth), width, w, factors, (int32_t *)(void *)(sums + ACROSS * BLOCK), sums};
+            int32_t *part = (int32_t *)(void *)(sums + ACROSS * BLOCK);
+            panel now = {from, depth, steps_of(depth), width, w, factors, part, sums};
             multiply_panel(&into, &now, wide);
         }
     tiles_end();
