@@ -95,12 +95,19 @@ typedef struct bound {
     double work; /* of one product */
 } bound;
 
+/* What a kernel multiplies by: of one that does both, bytes where it rounds to them. */
+static uint32_t kernel_cpu(const bench_case *c, const ql_matmul_kernel *kernel)
+{
+    ql_product p = {.w = &c->weights[0]->view, .transposed = c->transposed, .m = c->m};
+    return kernel->cpu & ~(ql_kernel_rounds(kernel, &p) & QL_ROUND_INT8 ? (uint32_t)QL_CPU_AMX_BF16 : 0);
+}
+
 static bound bound_of(const ready *r)
 {
     const bench_case *c = r->c;
     bound b = {.workers = c->workers, .by_bytes = r->who.kernel && c->m <= DECODE_TOKENS,
                .streams = {c->stream, c->stream_bytes, c->copies}};
-    uint32_t cpu = r->who.kernel ? r->who.kernel->cpu : r->who.baseline->roof & ql_cpu_features();
+    uint32_t cpu = r->who.kernel ? kernel_cpu(c, r->who.kernel) : r->who.baseline->roof & ql_cpu_features();
     b.roof = b.by_bytes ? roof_reader(ql_cpu_features()) : roof_for(cpu);
     b.work = b.by_bytes ? (double)ql_weight_bytes(c->weights[0]) : case_operations(c);
     return b;

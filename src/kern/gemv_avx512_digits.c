@@ -64,13 +64,13 @@ INLINE void all_groups(const ql_product *p, ql_tile t, lookup table)
     const packed x = {p->packed, 0, sizeof(digits_unit), packed_factors(p)};
     switch (p->w->format.group) {
     case 32:
-        all_widths(p, t, 1, (kind){true, 32}, &table, &x);
+        all_rows(p, t, ROWS, 1, (kind){true, 32}, &table, &x);
         break;
     case 64:
-        all_widths(p, t, 1, (kind){true, 64}, &table, &x);
+        all_rows(p, t, ROWS, 1, (kind){true, 64}, &table, &x);
         break;
     default:
-        all_widths(p, t, 1, (kind){true, 128}, &table, &x);
+        all_rows(p, t, ROWS, 1, (kind){true, 128}, &table, &x);
     }
 }
 

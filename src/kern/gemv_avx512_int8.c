@@ -124,6 +124,17 @@ INLINE void add_unit(rows *to, size_t r, bool odd, size_t tokens, kind as, __m51
     }
 }
 
+enum { SHORT = 1024 /* bytes of a row */ };
+
+/* Short rows go side by side: what is between them takes as long as they do. */
+INLINE void all_widths(const ql_product *p, ql_tile t, size_t tokens, kind as, const lookup *table, const packed *x)
+{
+    if (tokens == 1 && as.nibbles && p->w->row_bytes < SHORT)
+        all_rows(p, t, ROWS, 1, as, table, x);
+    else
+        all_rows(p, t, 1, tokens, as, table, x);
+}
+
 INLINE void all_groups(const ql_product *p, ql_tile t, size_t tokens, bool nibbles, const lookup *table)
 {
     const ql_wview *w = p->w;

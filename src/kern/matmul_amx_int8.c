@@ -20,12 +20,12 @@ enum { OTHER_TOKENS = 24 };
 #include "kern/ways_int8.h"
 
 #ifndef QL_AMX_EMULATED
-enum { TERMS = QL_AMX_INT8_TERMS, WIDTH = 512, PANEL = 1 << 20 /* bytes: half of a second-level cache of 2 MB */ };
+enum { TERMS = QL_AMX_INT8_TERMS, WIDTH = 256, PANEL = 1 << 20 /* bytes: half of a second-level cache of 2 MB */ };
 enum { MOST_ROWS = 4096, MOST_COLS = 1024, FAR_X = 1 << 18 /* bytes */ };
 #else /* small, so that small products have several of everything */
 enum { TERMS = 1024, WIDTH = 192, PANEL = 192 * 1024, MOST_ROWS = 4096, MOST_COLS = 256, FAR_X = 1 << 10 };
 #endif
-enum { PART = QL_AMX_INT8_PART, ACROSS = 128 /* outputs whose sums stay in the first-level cache */ };
+enum { PART = QL_AMX_INT8_PART, ACROSS = 256 /* outputs whose sums stay in the first-level cache */ };
 enum { FEW = 16 /* tokens */, TILE_SUMS = SUMS / 4 /* of a tile */, STEP_BYTES = 2 * TILE_BYTES };
 
 static size_t steps_of(size_t terms)

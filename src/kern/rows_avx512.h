@@ -9,7 +9,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { UNIT = 64 /* bytes */, LANES = 16, AT_ONCE = 2 /* tokens */, ROWS = 4 };
-enum { SHORT = 1024 /* bytes of a row */, NEAR = 1024, FAR = 8192 /* bytes ahead to fetch */ };
+enum { NEAR = 1024, FAR = 8192 /* bytes ahead to fetch */ };
 
 /* A kind of weight; constants where this is inlined. */
 typedef struct kind {
@@ -146,15 +146,6 @@ INLINE void all_rows(const ql_product *p, ql_tile t, size_t count, size_t tokens
         for (size_t n = 0; n < tokens; n++)
             write_sums(p, n, row, left, sums[n]);
     }
-}
-
-/* Short rows go side by side: what is between them takes as long as they do. */
-INLINE void all_widths(const ql_product *p, ql_tile t, size_t tokens, kind as, const lookup *table, const packed *x)
-{
-    if (tokens == 1 && as.nibbles && p->w->row_bytes < SHORT)
-        all_rows(p, t, ROWS, 1, as, table, x);
-    else
-        all_rows(p, t, 1, tokens, as, table, x);
 }
 
 #endif
