@@ -25,8 +25,7 @@ enum { MOST_ROWS = 4096, MOST_COLS = 1024, FAR_X = 1 << 18 /* bytes */ };
 #else /* small, so that small products have several of everything */
 enum { TERMS = 1024, WIDTH = 192, PANEL = 192 * 1024, MOST_ROWS = 4096, MOST_COLS = 256, FAR_X = 1 << 10 };
 #endif
-enum { PART = QL_AMX_INT8_PART, ACROSS = 256 /* outputs whose sums stay in the first-level cache */ };
-enum { FEW = 16 /* tokens */, TILE_SUMS = SUMS / 4 /* of a tile */, STEP_BYTES = 2 * TILE_BYTES };
+enum { PART = QL_AMX_INT8_PART, FEW = 16 /* tokens */, TILE_SUMS = SUMS / 4 /* of a tile */, STEP_BYTES = 2 * TILE_BYTES };
 
 static size_t steps_of(size_t terms)
 {
@@ -69,7 +68,7 @@ static ql_plan plan_tiles(const ql_product *p, size_t threads)
     size_t width = panel_width(p), parts = panel_terms(p) / PART;
     ql_plan plan = {.packs = ql_pieces(p->m, BLOCK), .packed = packed_bytes(p)};
     cut(&plan, p, (ql_tile){.rows = MOST_ROWS, .cols = MOST_COLS}, width, threads);
-    plan.scratch = width * (panel_terms(p) + parts * sizeof(float)) + (ACROSS * BLOCK + SUMS) * sizeof(float);
+    plan.scratch = width * (panel_terms(p) + parts * sizeof(float)) + (width * BLOCK + SUMS) * sizeof(float);
     return plan;
 }
 
@@ -241,11 +240,11 @@ typedef struct panel {
     const char *w;
     const float *factors;
     int32_t *part;
-    float *sums; /* [ACROSS / 32 blocks] */
+    float *sums; /* [blocks of 32 outputs] */
 } panel;
 
-/* Rectangle t, at most 32 tokens x ACROSS outputs, whose first block is number `first` of the panel. */
-static void multiply_tokens(const ql_product *p, const panel *w, ql_tile t, size_t first, soon lines)
+/* Rectangle t, at most 32 tokens, with the panel. */
+static void multiply_tokens(const ql_product *p, const panel *w, ql_tile t, soon lines)
 {
     const char *x = (const char *)p->packed + t.row / BLOCK * block_bytes(p) + w->from / PART * part_bytes(PART);
     const char *y = lines.y;
@@ -260,10 +259,10 @@ static void multiply_tokens(const ql_product *p, const panel *w, ql_tile t, size
         for (size_t o = 0; o < blocks; o++) {
             lines.y = y ? y + o * 2 * TILE_LINE : NULL;
             lines.x = x + part_bytes(depth) + o * steps * lines.x_lines * TILE_LINE;
-            const char *tiles = w->w + ((first + o) * w->steps + at / QL_BLOCK) * STEP_BYTES;
+            const char *tiles = w->w + (o * w->steps + at / QL_BLOCK) * STEP_BYTES;
             multiply_part(x, tiles, steps, w->part, &last, lines);
             last = (finish){.part = w->part,
-                            .of_w = w->factors + at / PART * w->width + (first + o) * BLOCK,
+                            .of_w = w->factors + at / PART * w->width + o * BLOCK,
                             .of_x = (const float *)(const void *)(x + steps * STEP_BYTES),
                             .sums = w->sums + o * SUMS,
                             .add = at > 0,
@@ -280,21 +279,20 @@ static void multiply_tokens(const ql_product *p, const panel *w, ql_tile t, size
 /* Rectangle t, no wider than a panel, with the panel. */
 static void multiply_panel(const ql_product *p, const panel *w, ql_tile t)
 {
-    for (size_t r = 0; r < t.rows; r += BLOCK)
-        for (size_t c = 0; c < t.cols; c += ACROSS) {
-            ql_tile now = {t.row + r, ql_least(BLOCK, t.rows - r), t.col + c, ql_least(ACROSS, t.cols - c)};
-            soon on_its_way = {.y = (const char *)(p->y + now.row * p->ldy + now.col),
-                               .stride = p->ldy * sizeof(float),
-                               .y_two = 1,
-                               .far_x = t.rows * w->depth > FAR_X};
-            multiply_tokens(p, w, now, c / BLOCK, on_its_way);
-        }
+    for (size_t r = 0; r < t.rows; r += BLOCK) {
+        ql_tile now = {t.row + r, ql_least(BLOCK, t.rows - r), t.col, t.cols};
+        soon on_its_way = {.y = (const char *)(p->y + now.row * p->ldy + now.col),
+                           .stride = p->ldy * sizeof(float),
+                           .y_two = 1,
+                           .far_x = t.rows * w->depth > FAR_X};
+        multiply_tokens(p, w, now, on_its_way);
+    }
 }
 
 static void tile_of(const ql_product *p, ql_tile t, void *scratch)
 {
     size_t terms = panel_terms(p), width = panel_width(p);
-    float *sums = scratch, *factors = sums + ACROSS * BLOCK + SUMS;
+    float *sums = scratch, *factors = sums + width * BLOCK + SUMS;
     char *w = (char *)(factors + terms / PART * width);
     tiles_begin();
     for (size_t c = 0; c < t.cols; c += width)
@@ -304,7 +302,7 @@ static void tile_of(const ql_product *p, ql_tile t, void *scratch)
             ql_product into = *p; /* later panels add to y */
             into.add = p->add || from > 0;
             ql_fill_amx_int8(p->w, wide.col, wide.cols, from, depth, w, factors, width);
-            int32_t *part = (int32_t *)(void *)(sums + ACROSS * BLOCK);
+            int32_t *part = (int32_t *)(void *)(sums + width * BLOCK);
             panel now = {from, depth, steps_of(depth), width, w, factors, part, sums};
             multiply_panel(&into, &now, wide);
         }
