@@ -12,10 +12,8 @@
 
 #ifndef QL_AMX_EMULATED
 #define OTHER ql_matmul_amx
-enum { OTHER_TOKENS = 0 };
 #else
 #define OTHER ql_matmul_amx_emulated
-enum { OTHER_TOKENS = 24 };
 #endif
 #include "kern/ways_int8.h"
 
@@ -314,15 +312,10 @@ static bool few_fits(const ql_product *p)
     return !p->transposed && p->m <= FEW;
 }
 
-static bool tiles_fit(const ql_product *p)
-{
-    return !p->transposed && p->m > OTHER_TOKENS;
-}
-
 static const ql_way ways[] = {
     ONE_OR_TWO_WAY,
     VNNI_WAY(few_fits),
-    {.fits = tiles_fit, .packed = packed_bytes, .plan = plan_tiles, .pack = pack_tiles, .tile = tile_of,
+    {.fits = forward, .packed = packed_bytes, .plan = plan_tiles, .pack = pack_tiles, .tile = tile_of,
      .packs_alike = true, .pack_tokens = BLOCK, .rounds = QL_ROUND_INT8},
     OTHER_WAY(.chains = true, .packs_alike = true, .pack_tokens = BLOCK, .rounds = QL_ROUND_BF16),
 };
@@ -330,7 +323,7 @@ enum { WAYS = sizeof ways / sizeof *ways };
 
 static bool reads_narrow(const ql_product *p)
 {
-    return !gemv_fits(p) && !few_fits(p) && !tiles_fit(p) && OTHER.reads_narrow(p);
+    return p->transposed && OTHER.reads_narrow(p);
 }
 
 #ifndef QL_AMX_EMULATED

@@ -43,7 +43,8 @@ static void fill(const ql_product *p, size_t col, size_t cols, size_t from, size
 }
 
 static const ql_blocked blocked = {
-    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .together = QL_BLOCK, .fill = fill, .pack = pack_micro, .multiply = multiply};
+    .tokens = TOKENS, .width = WIDTH, .depth = DEPTH, .together = QL_BLOCK, .fill = fill, .pack = pack_micro,
+    .multiply = multiply};
 
 static const ql_way ways[] = {
     {.fits = ql_few_fits, .packed = ql_few_packed, .plan = ql_few_plan,

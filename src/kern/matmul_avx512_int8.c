@@ -4,13 +4,7 @@
 #include "kern/kernels.h"
 
 #define OTHER ql_matmul_avx512
-enum { OTHER_TOKENS = 0 };
 #include "kern/ways_int8.h"
-
-static bool forward(const ql_product *p)
-{
-    return !p->transposed;
-}
 
 static const ql_way ways[] = {
     ONE_OR_TWO_WAY,

@@ -1,6 +1,5 @@
-/* What the kernels of 8-bit activations have in common: which weights they take, few tokens by VNNI, and the way of what
- * they leave to another kernel, dx = dy W at least. The file names it, OTHER, and the most tokens that go there forward,
- * OTHER_TOKENS. */
+/* What the kernels of 8-bit activations have in common: which weights they take, few tokens by VNNI, and the way of dx =
+ * dy W, which they leave to another kernel. The file names it, OTHER. */
 #ifndef QL_SRC_KERN_WAYS_INT8_H
 #define QL_SRC_KERN_WAYS_INT8_H
 
@@ -19,12 +18,14 @@ static bool gemv_fits(const ql_product *p)
     return !p->transposed && p->m <= 2;
 }
 
+static bool forward(const ql_product *p)
+{
+    return !p->transposed;
+}
+
 static size_t other_packed(const ql_product *p)
 {
-    ql_product most = *p;
-    if (!p->transposed && p->m > OTHER_TOKENS)
-        most.m = OTHER_TOKENS;
-    return most.m ? ql_kernel_plan(&OTHER, &most, 1).packed : 0;
+    return p->transposed ? ql_kernel_plan(&OTHER, p, 1).packed : 0;
 }
 
 static ql_plan other_plan(const ql_product *p, size_t threads)
